@@ -1,0 +1,1 @@
+"""Floor 0: the rules. No I/O, no clock, no randomness, no async."""

@@ -1,0 +1,213 @@
+"""The nouns every floor shares: ids, step specifications, policies, leases and outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NewType
+from uuid import UUID
+
+Tenant = NewType("Tenant", int)
+RunId = NewType("RunId", UUID)
+SessionId = NewType("SessionId", UUID)
+Token = NewType("Token", UUID)
+
+JSON = Any  # a JSON value at a boundary
+
+DEFAULT_TENANT = Tenant(1)
+MIN_PRIORITY, MAX_PRIORITY = -1000, 1000
+
+
+class StepKind(StrEnum):
+    """What a step is; taken from `kind`, else from the name's prefix, else `tool_call`."""
+
+    TOOL_CALL = "tool_call"
+    LLM_CALL = "llm_call"
+    AGENT = "agent"
+    APPROVAL = "approval"
+    INPUT = "input"
+    SIGNAL = "signal"
+    SLEEP = "sleep"
+    MAP = "map"
+    RUN = "run"
+    POLICY = "policy"
+
+
+class FailureClass(StrEnum):
+    """Why an attempt failed; each class has a default policy (see `core.retry`)."""
+
+    TRANSIENT = "transient"
+    RATE_LIMITED = "rate_limited"
+    TIMEOUT = "timeout"
+    BUDGET = "budget"
+    INVALID_INPUT = "invalid_input"
+    BUG = "bug"
+    CANCELLED = "cancelled"
+    LEASE_LOST = "lease_lost"
+    DIVERGED = "diverged"
+    UNKNOWN_EFFECT = "unknown_effect"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how fast a failed step is tried again. Times in seconds."""
+
+    max_attempts: int = 5
+    base_s: float = 1.0
+    factor: float = 2.0
+    cap_s: float = 60.0
+    non_retryable: frozenset[FailureClass] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """An edge into a step; `when` is CEL over the parent's `output` and the run's `input`."""
+
+    step: str
+    when: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """One step as submitted, after defaults. `tool` is the handler a worker must offer."""
+
+    name: str
+    kind: StepKind
+    tool: str
+    input: JSON = None
+    depends_on: tuple[Dependency, ...] = ()
+    when: str | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout_s: float | None = None
+    deadline_s: float = 3600.0
+    queue: str = "default"
+    priority: int = 0
+    max_crashes: int = 3
+    compensate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """A run as submitted. `lane` is the fairness key: the agent's or graph's name, else empty."""
+
+    steps: tuple[StepSpec, ...]
+    goal: str | None = None
+    input: JSON = None
+    lane: str = ""
+    graph: str | None = None
+    metadata: JSON = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Ownership of one attempt: what every write by its worker must carry (rule R3)."""
+
+    tenant: Tenant
+    run_id: RunId
+    step_no: int
+    claim_no: int
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claimed step with all an attempt needs.
+
+    `parents` maps the names of succeeded parents to their outputs; `attempt` counts author-visible
+    tries from 1 (failures + 1); `idempotency_key` is the same at every attempt of the step.
+    """
+
+    lease: Lease
+    name: str
+    kind: StepKind
+    tool: str
+    input: JSON
+    run_input: JSON
+    goal: str | None
+    parents: dict[str, JSON]
+    attempt: int
+    crashes: int
+    timeout_s: float | None
+    deadline_s: float
+    idempotency_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The handler returned; `output` is canonical JSON."""
+
+    lease: Lease
+    output: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The handler raised; `message` is safe to show, `retry_after_s` wins over the back-off."""
+
+    lease: Lease
+    failure: FailureClass
+    error_type: str
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The worker gives the step back unstarted or drained: no counter is touched."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """An author's own event, written only while the lease is held."""
+
+    lease: Lease
+    type: str
+    data: JSON
+
+
+Outcome = Succeeded | Failed | Released | Emitted
+
+
+class Verdict(StrEnum):
+    """What became of an outcome: accepted now, accepted before, or refused by the fence."""
+
+    OK = "ok"
+    ALREADY = "already"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One fair share of the ready work: a route of a tenant and the priority at its head."""
+
+    tenant: Tenant
+    route: int
+    ord: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a worker gets back from one round: verdicts in the order asked, new claims, who else waits.
+
+    `more` tells that ready work was seen but not taken (a contended run, or other turns).
+    """
+
+    verdicts: tuple[Verdict, ...]
+    claims: tuple[Claim, ...]
+    turns: tuple[Turn, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One row of a run's history; `seq` is contiguous from 1 in commit order."""
+
+    seq: int
+    type: str
+    run_id: RunId
+    step: str | None
+    at: datetime
+    data: dict[str, JSON]
