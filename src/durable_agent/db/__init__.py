@@ -1,0 +1,1 @@
+"""Floor 1: every SQL statement, and no decision."""

@@ -1,0 +1,127 @@
+"""The connections of one process: a pool for the engine's verbs, a pool for reading, direct ones for LISTEN.
+
+All are in autocommit; a transaction is always explicit. The engine's connections have their plans pinned: every
+statement on the hot path is a look-up by key, and with hash joins and sequential scans off it stays one whatever
+the statistics say (tests pin the plans with EXPLAIN). Behind a transaction pooler nothing may be set on a session
+and nothing prepared on it, so there the pool does neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from durable_agent.errors import DatabaseUnavailable
+
+Connection = AsyncConnection[Any]
+
+# Errors after which the same work may be tried again on a new connection.
+TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InternalError, PoolTimeout, OSError)
+
+_ENGINE_SETTINGS: LiteralString = (
+    "select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_hashjoin', 'off', false),"
+    " set_config('enable_mergejoin', 'off', false), set_config('enable_seqscan', 'off', false),"
+    " set_config('enable_bitmapscan', 'off', false), set_config('jit', 'off', false)"
+)
+_TIMEOUTS: LiteralString = (
+    "select set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
+    " set_config('idle_in_transaction_session_timeout', %s, false)"
+)
+
+
+class Database:
+    """The open pools of one process. `pooled` is true behind a transaction pooler (PgBouncer)."""
+
+    def __init__(self, url: str, direct_url: str, *, size: int, statement_timeout_s: float = 30.0) -> None:
+        self.url = url
+        self.direct_url = direct_url
+        self.pooled = False
+        self._timeout_ms = str(int(statement_timeout_s * 1000))
+        self.engine = AsyncConnectionPool[Connection](
+            url, min_size=1, max_size=size, open=False, kwargs=_kwargs("engine"), configure=self._configure_engine,
+            timeout=10.0, max_idle=600.0, reconnect_timeout=5.0,
+        )
+        self.read = AsyncConnectionPool[Connection](
+            url, min_size=0, max_size=size, open=False, kwargs=_kwargs("read"), configure=self._configure,
+            timeout=10.0, max_idle=60.0, reconnect_timeout=5.0,
+        )  # fmt: skip
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, url: str, direct_url: str | None = None, *, size: int = 4, statement_timeout_s: float = 30.0
+    ) -> AsyncIterator[Database]:
+        """Yield a database whose pools are open; connections are made on demand and after an outage anew."""
+        database = cls(url, direct_url or url, size=size, statement_timeout_s=statement_timeout_s)
+        await database.engine.open()
+        await database.read.open()
+        try:
+            yield database
+        finally:
+            await database.read.close(timeout=2.0)
+            await database.engine.close(timeout=2.0)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Connection]:
+        """Yield a connection for one or more reading statements. Raises DatabaseUnavailable."""
+        try:
+            async with self.read.connection() as conn:
+                yield conn
+        except TRANSIENT as error:
+            raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {first_line(error)}") from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Yield an engine connection; the verb begins and commits by itself, in its own pipeline."""
+        async with self.engine.connection() as conn:
+            yield conn
+
+    async def direct(self, application: str) -> Connection:
+        """Return a new connection that no pooler stands before: for LISTEN, liveness and migration."""
+        return await AsyncConnection.connect(self.direct_url, **_kwargs(application))
+
+    async def _configure_engine(self, conn: Connection) -> None:
+        await self._configure(conn)
+        if not self.pooled:
+            await conn.execute(_ENGINE_SETTINGS)
+
+    async def _configure(self, conn: Connection) -> None:
+        row = await (await conn.execute("select pg_backend_pid()")).fetchone()
+        self.pooled = is_pooled(conn, row[0] if row else 0)
+        if self.pooled:
+            conn.prepare_threshold = None
+            return
+        await conn.execute(_TIMEOUTS, (self._timeout_ms, "10000", "30000"))
+
+
+def is_pooled(conn: Connection, backend_pid: int) -> bool:
+    """Tell whether a pooler answers instead of PostgreSQL: its cancel key names another process."""
+    return conn.info.backend_pid != backend_pid
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, else its class name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _kwargs(application: str) -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "prepare_threshold": 0,
+        "application_name": f"durable-agent {application}",
+        "connect_timeout": 10,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
+
+
+async def reconnecting(attempt: int, *, jitter: float, cap_s: float = 2.0) -> None:
+    """Wait before connection attempt number `attempt` (from 1): exponential, full jitter, at most `cap_s` seconds."""
+    await asyncio.sleep(jitter * min(cap_s, 0.05 * 2.0 ** min(attempt, 10)))
