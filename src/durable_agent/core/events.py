@@ -27,12 +27,11 @@ from durable_agent.core.states import (
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_EMPTY: Final = b"{}"
 
 
 def dumps(value: Any) -> bytes:
     """Return canonical JSON: sorted keys, no spaces, UTF-8. Raises TypeError for what is not JSON."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS) if value else (_EMPTY if value == {} else orjson.dumps(value))
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def digest(payload: bytes) -> str:

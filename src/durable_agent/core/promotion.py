@@ -1,0 +1,161 @@
+"""What becomes of a step when the steps it waits for are resolved.
+
+An edge is *taken* when its parent succeeded and its condition, if it has one, holds. A step is decided once every edge
+into it is resolved: none taken, it is skipped; its own condition false, it is skipped; else it is ready. So a join
+behind a branch that was not taken runs with what was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from durable_agent.core.conditions import ConditionError, holds
+from durable_agent.core.graph import Graph
+from durable_agent.core.records import StepSpec
+
+
+class Outcome(Enum):
+    """How a parent was resolved."""
+
+    SUCCEEDED = "succeeded"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class ParentResolution:
+    """A parent that was resolved, its output, and the condition of the edge from it."""
+
+    no: int
+    name: str
+    outcome: Outcome
+    output: Any = None
+    when: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildState:
+    """A pending step: how many edges are unresolved, how many were taken, and its own condition."""
+
+    no: int
+    name: str
+    deps_left: int
+    taken: int
+    when: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StillPending:
+    """Some parent is not resolved yet."""
+
+    deps_left: int
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The step may run."""
+
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The step will not run: `why` is `no_edge_taken` or `condition`."""
+
+    why: str
+    taken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionFailed:
+    """A condition could not be decided; that is an error, never a silent false."""
+
+    expression: str
+    message: str
+    taken: int = 0
+
+
+Verdict = StillPending | Ready | Skipped | ConditionFailed
+
+
+def resolve(
+    child: ChildState, resolved: Sequence[ParentResolution], run_input: Any, *, outputs: Mapping[str, Any]
+) -> Verdict:
+    """Return what becomes of the child now that these parents are resolved, each counted once.
+
+    `outputs` are the outputs of all its succeeded parents so far by name; only its own condition looks at them.
+    """
+    taken = child.taken
+    for parent in resolved:
+        if parent.outcome is Outcome.SKIPPED:
+            continue
+        if parent.when is not None:
+            try:
+                taken += holds(parent.when, output=parent.output, input=run_input)
+            except ConditionError as error:
+                return ConditionFailed(parent.when, str(error), taken)
+        else:
+            taken += 1
+    deps_left = child.deps_left - len(resolved)
+    if deps_left > 0:
+        return StillPending(deps_left, taken)
+    if taken == 0:
+        return Skipped("no_edge_taken")
+    return _own_condition(child.when, taken, outputs, run_input)
+
+
+def _own_condition(when: str | None, taken: int, outputs: Mapping[str, Any], run_input: Any) -> Verdict:
+    if when is None:
+        return Ready(taken)
+    try:
+        return Ready(taken) if holds(when, outputs=dict(outputs), input=run_input) else Skipped("condition", taken)
+    except ConditionError as error:
+        return ConditionFailed(when, str(error), taken)
+
+
+@dataclass(frozen=True, slots=True)
+class RootFailed:
+    """A root whose condition cannot be decided."""
+
+    no: int
+    message: str
+
+
+@dataclass(slots=True)
+class Roots:
+    """What a new run starts with: its ready steps, those skipped already, and what the others still wait for."""
+
+    ready: set[int] = field(default_factory=set)
+    skipped: set[int] = field(default_factory=set)
+    deps_left: dict[int, int] = field(default_factory=dict)
+    failed: RootFailed | None = None
+
+
+def decide_roots(steps: Sequence[StepSpec], graph: Graph, run_input: Any) -> Roots:
+    """Return what the roots' conditions make of a new run; skipping goes on through the graph."""
+    roots = Roots()
+    wave: list[int] = []
+    for no in graph.roots:
+        verdict = _own_condition(steps[no].when, 0, {}, run_input)
+        match verdict:
+            case Ready():
+                roots.ready.add(no)
+            case ConditionFailed(expression, message):
+                roots.failed = RootFailed(no, f"the condition {expression!r} cannot be decided: {message}")
+            case _:
+                wave.append(no)
+    if roots.failed is not None:
+        roots.ready.clear()
+        return roots
+    while wave:
+        no = wave.pop()
+        roots.skipped.add(no)
+        for child in graph.children[no]:
+            left = roots.deps_left.get(child, len(graph.parents[child])) - 1
+            roots.deps_left[child] = left
+            if left == 0:
+                wave.append(child)
+    return roots

@@ -1,0 +1,117 @@
+-- name: now
+-- The engine's only clock (R5), read after the locks are held so that a run's events are in time order.
+select engine_now();
+
+-- name: lock_runs
+-- The runs of a batch, in id order (R1). Index: runs_pk. Locks: the run rows, waiting.
+select r.tenant, r.id, r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.started_at
+from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
+join runs r on r.tenant = d.tenant and r.id = d.id
+order by r.id for no key update of r;
+
+-- name: settling
+-- The steps of a batch of outcomes as they stand under their run's lock, in the order asked.
+-- Index: steps_pk, queue_pk. Locks nothing more: the run's lock covers both.
+select d.tenant, d.run_id, d.no, s.name, s.tool, s.status, s.done_token, s.children, s.max_attempts, s.max_crashes, s.retry,
+       s.route, s.ord, s.deadline_s, q.state, q.claim_no, q.token, q.last_token, q.failures, q.crashes,
+       q.session, q.claimed_at, q.deadline_at
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) with ordinality d(tenant, run_id, no, i)
+join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
+left join queue q on q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
+order by d.i;
+
+-- name: children
+-- The pending steps that wait for any of some parents, each once. Index: steps_pk. Locks nothing more.
+select c.tenant, c.run_id, c.no, c.name, c.tool, c.deps_left, c.taken, c.condition, c.edge_conditions, c.parents,
+       c.children, c.route, c.ord, c.max_crashes, c.deadline_s, c.claim_no, c.failures, c.crashes
+from (
+  select distinct p.tenant, p.run_id, k.no
+  from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
+  join steps p on p.tenant = d.tenant and p.run_id = d.run_id and p.no = d.no
+  cross join lateral unnest(p.children) k(no)
+) x
+join steps c on c.tenant = x.tenant and c.run_id = x.run_id and c.no = x.no
+where c.status = 'pending';
+
+-- name: outputs
+-- Outputs of named steps' succeeded parents, for conditions. Index: steps_pk. Locks nothing.
+select s.no, s.name, s.status, s.output
+from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = any(%(nos)s::int[]);
+
+-- name: run_input
+-- A run's input, for conditions. Index: runs_pk.
+select r.input from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
+
+-- name: resolve_steps
+-- Counts down what pending steps wait for, and moves those that are decided (queued, skipped, dead letter).
+-- Index: steps_pk. Locks: step rows, under their run's lock.
+update steps s
+set deps_left = d.deps_left, taken = d.taken, status = d.status, error = d.error,
+    finished_at = case when d.status in ('skipped', 'dead_letter') then %(now)s end
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(deps_left)s::int[], %(taken)s::int[],
+            %(statuses)s::text[], %(errors)s::text[]::json[])
+  d(tenant, run_id, no, deps_left, taken, status, error)
+where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'pending';
+
+-- name: put_runs
+-- Writes the heads of locked runs: status, counters, last event and its hash; guarded by the event last seen.
+-- Index: runs_pk. Locks: the run rows, held already.
+update runs r
+set status = d.status, steps_left = d.steps_left, last_seq = d.last_seq, chain = d.chain, error = coalesce(d.error, r.error),
+    started_at = case when d.started then coalesce(r.started_at, %(now)s) else r.started_at end,
+    finished_at = case when d.finished then %(now)s end
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[], %(steps_left)s::int[],
+            %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[], %(started)s::bool[], %(finished)s::bool[])
+  d(tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished)
+where r.tenant = d.tenant and r.id = d.id and r.last_seq = d.seen;
+
+-- name: add_events
+-- Appends events; a number used twice is an error. Index: events_pk. Locks: the new rows.
+insert into events (tenant, run_id, seq, step_no, at, type, hash, data, detail)
+select d.tenant, d.run_id, d.seq, d.step_no, %(now)s, d.type, d.hash, d.data, d.detail
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(seqs)s::int[], %(step_nos)s::int[], %(types)s::text[],
+            %(hashes)s::bytea[], %(data)s::text[]::json[], %(details)s::text[]::json[])
+  d(tenant, run_id, seq, step_no, type, hash, data, detail);
+
+-- name: add_dead_letters
+-- Lists dead steps. Index: dead_letters_pk. Locks: the new rows.
+insert into dead_letters (tenant, run_id, no, name, tool, reason, failure, message, at)
+select d.tenant, d.run_id, d.no, d.name, d.tool, d.reason, d.failure, d.message, %(now)s
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(names)s::text[], %(tools)s::text[],
+            %(reasons)s::text[], %(failures)s::text[], %(messages)s::text[])
+  d(tenant, run_id, no, name, tool, reason, failure, message);
+
+-- name: open_steps
+-- The steps of a run that are not final, with their place in the queue. Index: steps_pk. Locks nothing more.
+select s.no, s.name, s.status, q.state, q.claim_no, q.failures, q.crashes, q.token
+from steps s
+left join queue q on q.tenant = s.tenant and q.run_id = s.run_id and q.no = s.no
+where s.tenant = %(tenant)s and s.run_id = %(run)s and s.finished_at is null
+order by s.no;
+
+-- name: cancel_steps
+-- Ends every open step of a run and takes them out of the queue: no lease outlives it (not a worker's write).
+-- Index: steps_pk, queue_pk. Locks: step and queue rows, under their run's lock.
+with released as (
+  delete from queue q where q.tenant = %(tenant)s and q.run_id = %(run)s
+  returning q.no, q.claim_no, q.failures, q.crashes, q.claimed_at
+), opened as (
+  select s.no from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.finished_at is null order by s.no
+)
+update steps s
+set status = 'cancelled', finished_at = %(now)s, claim_no = coalesce(x.claim_no, s.claim_no),
+    failures = coalesce(x.failures, s.failures), crashes = coalesce(x.crashes, s.crashes),
+    started_at = coalesce(x.claimed_at, s.started_at)
+from opened o left join released x on x.no = o.no
+where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = o.no;
+
+-- name: hold_steps
+-- Takes a paused run's ready and scheduled steps off the claim. Index: queue_pk. Locks: queue rows, under the run's lock.
+update queue q set state = 'held' where q.tenant = %(tenant)s and q.run_id = %(run)s and q.state in ('ready', 'scheduled');
+
+-- name: unhold_steps
+-- Gives a resumed run's held steps back; one whose retry is not due yet waits on. Index: queue_pk. Locks: queue rows.
+update queue q
+set state = case when q.due_at > %(now)s then 'scheduled' else 'ready' end,
+    due_at = case when q.due_at > %(now)s then q.due_at end
+where q.tenant = %(tenant)s and q.run_id = %(run)s and q.state = 'held';

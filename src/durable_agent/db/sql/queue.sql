@@ -1,0 +1,147 @@
+-- name: turns
+-- Which (tenant, route) has ready work for this worker, with the claim order at its head: the fair turns.
+-- Index: queue_ready, one probe per turn (loose index scan). Locks nothing.
+with recursive head as (
+  (select q.tenant, q.route, q.ord from queue q where q.state = 'ready' order by q.tenant, q.route, q.ord limit 1)
+  union all
+  select n.tenant, n.route, n.ord
+  from head h
+  cross join lateral (
+    select q.tenant, q.route, q.ord from queue q
+    where q.state = 'ready' and (q.tenant, q.route) > (h.tenant, h.route)
+    order by q.tenant, q.route, q.ord limit 1
+  ) n
+)
+select tenant, route, ord from head limit 1000;
+
+-- name: pick
+-- The oldest ready steps of one tenant, so many of each route, with their run (R2): never waits.
+-- Index: queue_ready in claim order; runs_pk. Locks: the queue row and its run, both skipping what is locked.
+select p.run_id, p.no, p.route, p.claim_no, p.failures, p.crashes, p.max_crashes, p.status, p.last_seq,
+       p.chain, p.steps_total, p.steps_left
+from unnest(%(routes)s::int[], %(limits)s::int[], %(froms)s::bigint[]) w(route, n, ord)
+cross join lateral (
+  select q.run_id, q.no, q.route, q.claim_no, q.failures, q.crashes, q.max_crashes, r.status,
+         r.last_seq, r.chain, r.steps_total, r.steps_left
+  from queue q
+  join runs r on r.tenant = q.tenant and r.id = q.run_id
+  where q.tenant = %(tenant)s and q.route = w.route and q.state = 'ready' and q.ord >= w.ord
+    and (%(solo)s or q.crashes = 0 or q.crashes < q.max_crashes - 1)
+  order by q.ord limit w.n
+  for no key update of q, r skip locked
+) p;
+
+-- name: lease_steps
+-- Turns picked ready steps into leased ones; guarded by the claim number that was seen (R3, R12).
+-- Index: queue_pk. Locks: the queue rows, held already.
+update queue q
+set state = 'leased', claim_no = d.claim_no, token = d.token, session = %(session)s, claimed_at = %(now)s,
+    deadline_at = %(now)s + make_interval(secs => s.deadline_s), due_at = null
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
+  d(tenant, run_id, no, claim_no, token)
+join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
+where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
+  and q.state = 'ready' and q.claim_no = d.claim_no - 1;
+
+-- name: enqueue_steps
+-- Puts promoted steps into the queue: ready, held (paused run) or leased at once to the worker that made them ready.
+-- Index: queue_pk. Locks: the new rows.
+insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, token, session,
+                   claimed_at, deadline_at, queued_at)
+select d.tenant, d.run_id, d.no, d.route, d.ord, d.state, d.claim_no, d.failures, d.crashes, d.max_crashes, d.token,
+       case when d.token is not null then %(session)s::uuid end, case when d.token is not null then %(now)s end,
+       case when d.token is not null then %(now)s + make_interval(secs => d.deadline_s) end, %(now)s
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(routes)s::int[], %(ords)s::bigint[],
+            %(states)s::text[], %(claim_nos)s::int[], %(failures)s::int[], %(crashes)s::int[], %(max_crashes)s::int[],
+            %(tokens)s::uuid[], %(deadlines)s::float8[])
+  d(tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, token, deadline_s);
+
+-- name: requeue_steps
+-- Ends attempts that are to be made again: back to ready, held or scheduled; fenced by claim number and token (R3).
+-- Index: queue_pk. Locks: the queue rows, under their run's lock.
+update queue q
+set state = d.state,
+    due_at = case when d.delay_s is not null then %(now)s + make_interval(secs => d.delay_s) end,
+    failures = d.failures, crashes = d.crashes, last_token = q.token, token = null, session = null,
+    claimed_at = null, deadline_at = null, queued_at = %(now)s
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+            %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[])
+  d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes)
+where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
+  and q.state = 'leased' and q.claim_no = d.claim_no and q.token = d.token;
+
+-- name: finish_steps
+-- Ends attempts for good: takes the step out of the queue, fenced by claim number and token (R3), and only for what
+-- the fence let through writes the result.
+-- Index: queue_pk, steps_pk. Locks: queue rows, step rows by number, under their run's lock.
+with released as (
+  delete from queue q
+  using unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
+    f(tenant, run_id, no, claim_no, token)
+  where q.tenant = f.tenant and q.run_id = f.run_id and q.no = f.no
+    and q.state = 'leased' and q.claim_no = f.claim_no and q.token = f.token
+  returning q.tenant, q.run_id, q.no, q.claimed_at
+)
+update steps s
+set status = d.status, output = d.output, error = d.error, claim_no = d.claim_no, failures = d.failures,
+    crashes = d.crashes, done_token = d.token, worker = d.worker, started_at = x.claimed_at, finished_at = %(now)s
+from released x
+join unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+            %(statuses)s::text[], %(outputs)s::text[]::json[], %(errors)s::text[]::json[], %(failures)s::int[],
+            %(crashes)s::int[], %(workers)s::text[])
+  d(tenant, run_id, no, claim_no, token, status, output, error, failures, crashes, worker)
+  on d.tenant = x.tenant and d.run_id = x.run_id and d.no = x.no
+where s.tenant = x.tenant and s.run_id = x.run_id and s.no = x.no and s.status = 'queued';
+
+-- name: promote_due
+-- Makes scheduled steps whose time has come ready; no transition, only their place in the queue.
+-- Index: queue_scheduled. Locks: the queue rows, skipping what is locked.
+update queue q set state = 'ready', due_at = null
+where (q.tenant, q.run_id, q.no) in (
+  select c.tenant, c.run_id, c.no from queue c
+  where c.state = 'scheduled' and c.due_at <= engine_now()
+  order by c.due_at limit 1000 for no key update skip locked
+) and q.state = 'scheduled';
+
+-- name: work
+-- What an attempt needs beyond its lease: the step's specification and its run's input.
+-- Index: steps_pk, runs_pk. Locks nothing.
+select s.tenant, s.run_id, s.no, s.name, s.kind, s.tool, s.input, s.timeout_s, s.deadline_s, s.parents, r.input as run_input, r.goal
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
+join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
+join runs r on r.tenant = d.tenant and r.id = d.run_id;
+
+-- name: parent_outputs
+-- The outputs of the succeeded parents of some steps, by name.
+-- Index: steps_pk. Locks nothing.
+select s.run_id, s.no, p.name, p.output
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
+join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
+cross join lateral unnest(s.parents) k(no)
+join steps p on p.tenant = d.tenant and p.run_id = d.run_id and p.no = k.no
+where p.status = 'succeeded';
+
+-- name: owned
+-- The tokens a session still owns: what is missing from the worker's own list is lost or cancelled.
+-- Index: queue_leased. Locks nothing.
+select q.token from queue q where q.session = %(session)s and q.state = 'leased';
+
+-- name: routes_of
+-- The ids of routes by what they stand for. Index: routes_unique.
+select r.tenant, r.route, r.queue, r.lane, r.tool
+from unnest(%(tenants)s::int[], %(queues)s::text[], %(lanes)s::text[], %(tools)s::text[]) d(tenant, queue, lane, tool)
+join routes r on r.tenant = d.tenant and r.queue = d.queue and r.lane = d.lane and r.tool = d.tool;
+
+-- name: add_routes
+-- Makes the routes that are missing. Index: routes_unique. Locks: the new rows.
+insert into routes (tenant, queue, lane, tool)
+select distinct d.tenant, d.queue, d.lane, d.tool
+from unnest(%(tenants)s::int[], %(queues)s::text[], %(lanes)s::text[], %(tools)s::text[]) d(tenant, queue, lane, tool)
+order by 1, 2, 3, 4
+on conflict do nothing;
+
+-- name: describe_routes
+-- What some routes stand for. Index: routes_pk.
+select r.tenant, r.route, r.queue, r.lane, r.tool
+from unnest(%(tenants)s::int[], %(routes)s::int[]) d(tenant, route)
+join routes r on r.tenant = d.tenant and r.route = d.route;

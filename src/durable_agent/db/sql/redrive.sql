@@ -1,0 +1,41 @@
+-- name: candidates
+-- Dead letters by filter, oldest first; a condition that cannot be decided would only fail again. Index: dead_letters_pk for one run, else its age by a scan of what is dead.
+select d.run_id, d.no from dead_letters d
+where d.tenant = %(tenant)s and d.reason <> 'condition_error'
+  and (%(run)s::uuid is null or d.run_id = %(run)s::uuid)
+  and (%(step)s::text is null or d.name = %(step)s::text)
+  and (%(reason)s::text is null or d.reason = %(reason)s::text)
+  and (%(tool)s::text is null or d.tool = %(tool)s::text)
+order by d.at, d.run_id, d.no limit %(limit)s;
+
+-- name: forget
+-- Takes redriven steps off the list of the dead. Index: dead_letters_pk. Locks: the rows, under the run's lock.
+delete from dead_letters d where d.tenant = %(tenant)s and d.run_id = %(run)s and d.no = any(%(nos)s::int[]);
+
+-- name: revive
+-- Dead steps wait again, with raised limits and their counters kept. Index: steps_pk. Locks: step rows, under the run's lock.
+update steps s
+set status = 'pending', finished_at = null, error = null,
+    max_attempts = greatest(s.max_attempts, s.failures) + coalesce(%(extra)s::int, greatest(s.max_attempts, 1)),
+    max_crashes = greatest(s.max_crashes, s.crashes) + 3
+where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = any(%(nos)s::int[]) and s.status = 'dead_letter'
+returning s.no, s.name;
+
+-- name: recount
+-- What the run's failure had cancelled waits again: ready when nothing is left to wait for, else pending. What a step
+-- waits for was counted down to the very end, so the counts stand. Index: steps_pk. Locks: step rows, under the run's lock.
+update steps s
+set finished_at = null, status = case when s.deps_left = 0 then 'queued' else 'pending' end
+where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status in ('pending', 'cancelled')
+returning s.no, s.status = 'queued';
+
+-- name: enqueue
+-- Puts the run's ready steps into the queue. Index: steps_pk, queue_pk. Locks: the new rows.
+insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, queued_at)
+select s.tenant, s.run_id, s.no, s.route, s.ord, 'ready', s.claim_no, s.failures, s.crashes, s.max_crashes, %(now)s
+from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'queued'
+order by s.no;
+
+-- name: steps_left
+-- How many steps of a run are open. Index: steps_pk.
+select count(*)::int from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.finished_at is null;

@@ -1,0 +1,54 @@
+"""The Postgres backend: what `core.port.Backend` promises, kept by the engine's verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from durable_agent.core.port import Offer
+from durable_agent.core.records import Exchange, Outcome, Token, Verdict
+from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell, Listener
+from durable_agent.db.pool import TRANSIENT, Database, first_line
+from durable_agent.engine.exchange import SESSIONS, Room, exchange
+from durable_agent.errors import DatabaseUnavailable, LostRace
+from durable_agent.telemetry import Counters
+
+
+class PostgresBackend:
+    """One worker session's way to the engine over its own pool."""
+
+    def __init__(self, db: Database, offer: Offer, bell: Bell, listener: Listener, counters: Counters) -> None:
+        self._db = db
+        self._room = Room(offer)
+        self._bell = bell
+        self._listener = listener
+        self._counters = counters
+
+    async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
+        """See `core.port.Backend.exchange`."""
+        try:
+            done = await exchange(self._db, self._room, outcomes, free=free, solo=solo)
+        except (*TRANSIENT, LostRace) as error:
+            raise DatabaseUnavailable(f"nothing was settled or claimed: {first_line(error)}") from error
+        if done.events:
+            self._bell.ring(EVENTS)
+        if done.ready_left:
+            self._bell.ring(READY)
+        self._counters.fenced += sum(v is Verdict.LOST for v in done.answer.verdicts)
+        return done.answer
+
+    async def owned(self) -> frozenset[Token]:
+        """See `core.port.Backend.owned`."""
+        try:
+            async with self._db.transaction() as conn:
+                cursor = await conn.execute(SESSIONS.owned, {"session": self._room.offer.session})
+                return frozenset(Token(row[0]) for row in await cursor.fetchall())
+        except TRANSIENT as error:
+            raise DatabaseUnavailable(f"the leases cannot be read: {first_line(error)}") from error
+
+    async def wait(self, timeout_s: float) -> frozenset[str]:
+        """See `core.port.Backend.wait`."""
+        hinted = await self._listener.wait(timeout_s)
+        return frozenset(_HINTS[channel] for channel in hinted if channel in _HINTS)
+
+
+_HINTS = {READY: "ready", CONTROL: "control"}

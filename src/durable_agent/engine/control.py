@@ -1,0 +1,143 @@
+"""Control: what a person tells a run. Each verb locks the run, so it and a worker's settlement have one winner."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from durable_agent.core.records import RunId, Tenant
+from durable_agent.core.states import IllegalTransition, RunEvent, RunStatus, StepEvent
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.db.sql import load
+from durable_agent.engine.journal import JOURNAL, Head, Journal, check, read_now
+from durable_agent.engine.settle import close_open_steps
+from durable_agent.errors import Conflict, DatabaseUnavailable, NotFound
+
+REDRIVE = load("redrive")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One locked run with the journal of its transaction."""
+
+    conn: Connection
+    journal: Journal
+    head: Head
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The run's key as parameters."""
+        return {"tenant": self.head.tenant, "run": self.head.id, "now": self.journal.now}
+
+
+@asynccontextmanager
+async def _locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[Held]:
+    """Yield the run under its lock; on leaving, the journal is written and committed. Raises NotFound, Conflict."""
+    try:
+        async with db.transaction() as conn, conn.transaction():
+            rows = await (
+                await conn.execute(JOURNAL.lock_runs, {"tenants": [tenant], "runs": [run_id]})
+            ).fetchall()
+            if not rows:
+                raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
+            row = await (await read_now(conn)).fetchone()
+            journal = Journal(row[0])
+            journal.take(rows)
+            held = Held(conn, journal, journal.heads[tenant, run_id])
+            yield held
+            check(await journal.write(conn))
+    except IllegalTransition as error:
+        verb = error.event.removeprefix("run.")
+        raise Conflict(
+            f"run {run_id} is {error.state}: it cannot be {verb}", run_id=str(run_id), status=error.state
+        ) from error
+    except TRANSIENT as error:
+        raise DatabaseUnavailable(f"run {run_id} was not changed: {first_line(error)}; try again") from error
+
+
+async def cancel(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None) -> str:
+    """End the run as cancelled with every open step; no lease of it outlives the commit. Returns the status.
+
+    Raises NotFound, Conflict (the run ended before, and how).
+    """
+    async with _locked(db, tenant, run_id) as held:
+        journal, head = held.journal, held.head
+        if head.status.final:
+            raise IllegalTransition("run", head.status, RunEvent.CANCELLED)
+        await close_open_steps(held.conn, journal, head, (), why="run_cancelled")
+        journal.move(head, RunEvent.CANCELLED, _why(reason), by=actor)
+        await held.conn.execute(JOURNAL.cancel_steps, held.where)
+    return head.status.value
+
+
+async def pause(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None) -> str:
+    """Stop claiming the run's steps; attempts in flight go on to their end. Raises NotFound, Conflict."""
+    async with _locked(db, tenant, run_id) as held:
+        held.journal.move(held.head, RunEvent.PAUSED, _why(reason), by=actor)
+        await held.conn.execute(JOURNAL.hold_steps, held.where)
+    return held.head.status.value
+
+
+async def resume(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None) -> str:
+    """Let a paused run's steps be claimed again; ring READY afterwards. Raises NotFound, Conflict."""
+    async with _locked(db, tenant, run_id) as held:
+        held.journal.move(held.head, RunEvent.RESUMED, _why(reason), by=actor)
+        await held.conn.execute(JOURNAL.unhold_steps, held.where)
+    return held.head.status.value
+
+
+async def redrive(
+    db: Database, tenant: Tenant, *, run_id: RunId | None = None, step: str | None = None, reason: str | None = None,
+    tool: str | None = None, limit: int = 1000, actor: str, extra_attempts: int | None = None,
+) -> list[tuple[RunId, str]]:  # fmt: skip
+    """Give dead steps another chance, run by run, and return (run, step) of each; ring READY afterwards.
+
+    Limits are raised by `extra_attempts` (default: the step's own number again); no counter is reset, so a claim
+    number never repeats (R3). What the run's failure had cancelled becomes pending or ready again; what had
+    succeeded stays. Filters are combined; at most `limit` dead letters are taken, oldest first. Raises NotFound when
+    a named run has no such dead letter.
+    """
+    async with db.reading() as conn:
+        cursor = await conn.execute(
+            REDRIVE.candidates,
+            {"tenant": tenant, "run": run_id, "step": step, "reason": reason, "tool": tool, "limit": limit},
+        )
+        found = await cursor.fetchall()
+    if not found and run_id is not None:
+        raise NotFound(f"run {run_id} has no such dead letter", run_id=str(run_id), step=step)
+    by_run: dict[UUID, list[int]] = {}
+    for run, no in found:
+        by_run.setdefault(run, []).append(no)
+    done: list[tuple[RunId, str]] = []
+    for run, nos in by_run.items():
+        done.extend(await _redrive_run(db, tenant, run, nos, actor, extra_attempts))
+    return done
+
+
+async def _redrive_run(
+    db: Database, tenant: Tenant, run_id: UUID, nos: list[int], actor: str, extra: int | None
+) -> list[tuple[RunId, str]]:
+    async with _locked(db, tenant, run_id) as held:
+        journal, head, conn = held.journal, held.head, held.conn
+        if head.status is not RunStatus.FAILED:
+            return []  # somebody was faster
+        journal.move(head, RunEvent.REDRIVEN, by=actor, steps=len(nos))
+        head.error = b"null"
+        await conn.execute(REDRIVE.forget, {**held.where, "nos": nos})
+        dead = await (await conn.execute(REDRIVE.revive, {**held.where, "nos": nos, "extra": extra})).fetchall()
+        rows = await (await conn.execute(REDRIVE.recount, held.where)).fetchall()
+        for no, ready in rows:
+            journal.append(head, StepEvent.REDRIVEN, no)
+            if ready:
+                journal.append(head, StepEvent.READY, no)
+        await conn.execute(REDRIVE.enqueue, held.where)
+        row = await (await conn.execute(REDRIVE.steps_left, held.where)).fetchone()
+        head.steps_left = row[0] if row else 0
+    return [(RunId(run_id), name) for _no, name in dead]
+
+
+def _why(reason: str | None) -> dict[str, str] | None:
+    return {"reason": reason} if reason else None

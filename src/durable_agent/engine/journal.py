@@ -1,0 +1,178 @@
+"""What one transaction decided, gathered in memory and written in a few statements.
+
+A verb locks its runs, asks the core, tells the journal, and writes it as the last thing it does: events get their
+numbers and hashes under the run's lock, so that a run's history is contiguous and in commit order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, LiteralString
+from uuid import UUID
+
+from durable_agent.core.events import digest, dumps, link, micros
+from durable_agent.core.records import RunId, Tenant
+from durable_agent.core.states import RunEvent, RunStatus, StepEvent, next_run
+from durable_agent.db.pool import Connection
+from durable_agent.db.sql import load
+from durable_agent.errors import LostRace
+
+QUEUE = load("queue")
+JOURNAL = load("journal")
+
+RunKey = tuple[int, UUID]
+
+
+@dataclass(slots=True)
+class Head:
+    """A locked run: what of its row a transaction may change."""
+
+    tenant: Tenant
+    id: RunId
+    status: RunStatus
+    steps_total: int
+    steps_left: int
+    last_seq: int
+    chain: bytes
+    seen: int
+    error: bytes | None = None
+    started: bool = False
+
+    @property
+    def key(self) -> RunKey:
+        """The run's key in the journal."""
+        return self.tenant, self.id
+
+
+@dataclass(slots=True)
+class Row:
+    """A statement, the columns it takes as arrays, and the rows gathered for it."""
+
+    statement: LiteralString
+    columns: tuple[str, ...]
+    guarded: bool
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def add(self, *values: Any) -> None:
+        """Gather one row; values in the order of the columns."""
+        self.rows.append(values)
+
+
+class Journal:
+    """The changes of one transaction. `write` sends them in the lock order run → steps → queue."""
+
+    def __init__(self, now: datetime, session: UUID | None = None) -> None:
+        self.now = now
+        self.session = session
+        self._at_us = micros(now)
+        self.heads: dict[RunKey, Head] = {}
+        key = ("tenants", "runs", "nos")
+        fence = ("claim_nos", "tokens")
+        self.finished = Row(
+            QUEUE.finish_steps,
+            (*key, *fence, "statuses", "outputs", "errors", "failures", "crashes", "workers"),
+            guarded=True,
+        )
+        self.requeued = Row(
+            QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes"), guarded=True
+        )
+        self.resolved = Row(
+            JOURNAL.resolve_steps, (*key, "deps_left", "taken", "statuses", "errors"), guarded=True
+        )
+        self.enqueued = Row(
+            QUEUE.enqueue_steps,
+            (*key, "routes", "ords", "states", "claim_nos", "failures", "crashes", "max_crashes", "tokens", "deadlines"),
+            guarded=True,
+        )
+        self.leased = Row(QUEUE.lease_steps, (*key, *fence), guarded=True)
+        self.dead = Row(
+            JOURNAL.add_dead_letters, (*key, "names", "tools", "reasons", "failures", "messages"), guarded=True
+        )
+        self._events = Row(
+            JOURNAL.add_events,
+            ("tenants", "runs", "seqs", "step_nos", "types", "hashes", "data", "details"),
+            guarded=True,
+        )
+
+    def take(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Take the rows of `lock_runs` as heads."""
+        for tenant, run_id, status, total, left, last_seq, chain, _started_at in rows:
+            self.heads[tenant, run_id] = Head(
+                tenant, run_id, RunStatus(status), total, left, last_seq, chain, seen=last_seq
+            )
+
+    def append(
+        self, head: Head, event: RunEvent | StepEvent, no: int | None = None, detail: Any = None, **data: Any
+    ) -> None:
+        """Append an event to the run's history; `detail` is what may be erased, the chain covers its digest."""
+        detail_text: bytes | None = None
+        if detail is not None:
+            detail_text = dumps(detail)
+            data["detail_sha256"] = digest(detail_text)
+        text = dumps(data)
+        head.last_seq += 1
+        head.chain = link(
+            head.chain, seq=head.last_seq, kind=event, step_no=no, at_us=self._at_us, data=text
+        )
+        self._events.add(
+            head.tenant, head.id, head.last_seq, no, event.value, head.chain, text.decode(),
+            detail_text.decode() if detail_text is not None else None,
+        )  # fmt: skip
+
+    def move(self, head: Head, event: RunEvent, detail: Any = None, **data: Any) -> None:
+        """Move the run by the core's table and append the event. Raises IllegalTransition and changes nothing."""
+        head.status = next_run(head.status, event)
+        head.started = head.started or head.status is RunStatus.RUNNING
+        self.append(head, event, None, detail, **data)
+
+    @property
+    def last_events(self) -> int:
+        """How many events were appended."""
+        return len(self._events.rows)
+
+    async def write(self, conn: Connection) -> list[tuple[Row, Any]]:
+        """Queue every statement on the pipeline; `check` their cursors after the next sync."""
+        sent: list[tuple[Row, Any]] = []
+        for row in (self.finished, self.requeued, self.resolved, self.enqueued, self.leased, self.dead, self._events):
+            if row.rows:
+                sent.append((row, await self.send(conn, row)))
+        sent.extend(await self._write_heads(conn))
+        return sent
+
+    async def send(self, conn: Connection, row: Row) -> Any:
+        """Queue one statement with its rows as arrays."""
+        arrays = dict(zip(row.columns, map(list, zip(*row.rows, strict=True)), strict=True))
+        return await conn.execute(row.statement, {**arrays, "now": self.now, "session": self.session})
+
+    async def _write_heads(self, conn: Connection) -> list[tuple[Row, Any]]:
+        changed = [head for head in self.heads.values() if head.last_seq != head.seen]
+        rows = Row(
+            JOURNAL.put_runs,
+            ("tenants", "runs", "seen", "statuses", "steps_left", "last_seqs", "chains", "errors", "started", "finished"),
+            guarded=True,
+        )
+        for h in changed:
+            error = h.error.decode() if h.error is not None else None
+            rows.add(
+                h.tenant, h.id, h.seen, h.status.value, h.steps_left, h.last_seq, h.chain, error, h.started,
+                h.status.final,
+            )  # fmt: skip
+        return [(rows, await self.send(conn, rows))] if rows.rows else []
+
+
+def check(sent: Sequence[tuple[Row, Any]]) -> None:
+    """Return if every guarded statement changed as many rows as it was given. Raises LostRace otherwise.
+
+    Called before the commit, so that a lost race rolls the whole transaction back.
+    """
+    for row, cursor in sent:
+        if row.guarded and cursor.rowcount != len(row.rows):
+            name = row.statement.split("*/")[0].strip("/* ")
+            raise LostRace(f"{name} changed {cursor.rowcount} of {len(row.rows)} rows: another writer was first")
+
+
+async def read_now(conn: Connection) -> Any:
+    """Return a cursor over the engine's time, to be fetched after the sync."""
+    return await conn.execute(JOURNAL.now)

@@ -1,0 +1,166 @@
+"""Reap: leases that nobody keeps alive are given back, retries that are due become ready, defects are found.
+
+Any number of processes reap; there is no leader. What a look at the tables finds are candidates: each is looked at
+again under its run's lock, with the same fence as a worker's own write (R7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+
+from durable_agent.core.records import Lease, RunId, Tenant, Token, Verdict
+from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.engine.exchange import SESSIONS, cancel_failed
+from durable_agent.engine.journal import QUEUE, Journal, check, read_now
+from durable_agent.engine.promote import Promotion
+from durable_agent.engine.settle import Lost, Settlement, Step, conclude, read
+from durable_agent.telemetry import Counters, logger
+
+log = logger("reap")
+
+# After an own reconnect nobody is suspected for so long: a crash of PostgreSQL takes every session away at once (R10).
+QUIET_S = 5.0
+SWEEP_S = 30.0
+
+
+@dataclass(slots=True)
+class Upkeep:
+    """The state of one process's upkeep loop."""
+
+    db: Database
+    bell: Bell
+    ttl_s: float
+    tick_s: float
+    suspicion: bool = True
+    suspicion_s: float = 0.3
+    retention_days: int = 30
+    counters: Counters = field(default_factory=Counters)
+    _quiet_until: float = 0.0
+    _sweep_at: float = 0.0
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def nudge(self) -> None:
+        """Look at once instead of at the next tick: somebody knows of a change."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Tick until cancelled; an outage is waited out."""
+        loop = asyncio.get_running_loop()
+        self._quiet_until = loop.time() + QUIET_S
+        wait_s = 0.0
+        while True:
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                wait_s = await self._tick(loop.time())
+            except TRANSIENT as error:
+                log.info("tick_failed", error=first_line(error))
+                self._quiet_until = loop.time() + QUIET_S
+                wait_s = self.tick_s * (0.5 + random.random())
+
+    async def _tick(self, now_s: float) -> float:
+        """Do what is due and return how long to wait for the next look, in seconds."""
+        async with self.db.transaction() as conn:
+            if self.db.pooled:
+                self._quiet_until = now_s + QUIET_S
+            suspect = self.suspicion and now_s >= self._quiet_until
+            found, due, next_due = await self._look(conn, suspect)
+            if due:
+                self.bell.ring(READY)
+            if found:
+                await self.reap(conn, found)
+            if now_s >= self._sweep_at:
+                self._sweep_at = now_s + SWEEP_S * (0.75 + random.random() / 2)
+                await self._sweep(conn)
+        wait_s = self.tick_s * (0.9 + random.random() / 5)
+        return wait_s if next_due is None else max(0.005, min(wait_s, next_due + 0.002))
+
+    async def _look(self, conn: Connection, suspect: bool) -> tuple[list[Lost], int, float | None]:
+        async with conn.pipeline() as pipeline:
+            suspected = None
+            if suspect:
+                suspected = await conn.execute(SESSIONS.suspect, {"grace_s": self.suspicion_s})
+            due = await conn.execute(QUEUE.promote_due)
+            expired = await conn.execute(SESSIONS.expired)
+            next_due = await conn.execute(SESSIONS.next_due)
+            await pipeline.sync()
+            if suspected is not None:
+                for (worker,) in await suspected.fetchall():
+                    log.info("worker_suspected", worker=worker, lease_shortened_to_s=self.suspicion_s)
+            rows = await expired.fetchall()
+            row = await next_due.fetchone()
+        found = [
+            Lost(Lease(Tenant(tenant), RunId(run), no, claim_no, Token(token)), why, worker)
+            for tenant, run, no, claim_no, token, why, worker in rows
+        ]
+        return found, due.rowcount, row[0] if row else None
+
+    async def reap(self, conn: Connection, found: Sequence[Lost]) -> int:
+        """Give back the leases that are still nobody's, in one transaction; singly when one of them is a bad row."""
+        try:
+            return await self._reap(conn, found)
+        except TRANSIENT:
+            raise
+        except psycopg.Error as error:
+            if len(found) == 1:
+                lease = found[0].lease
+                log.error("reap_failed", run=str(lease.run_id), step=lease.step_no, error=first_line(error))
+                return 0
+        return sum([await self.reap(conn, [one]) for one in found])
+
+    async def _reap(self, conn: Connection, found: Sequence[Lost]) -> int:
+        async with conn.pipeline() as pipeline, conn.transaction():
+            reads = await read(conn, found)
+            again = await conn.execute(
+                SESSIONS.still_expired,
+                {
+                    "tenants": [x.lease.tenant for x in found],
+                    "runs": [x.lease.run_id for x in found],
+                    "nos": [x.lease.step_no for x in found],
+                    "tokens": [x.lease.token for x in found],
+                },
+            )
+            now = await read_now(conn)
+            await pipeline.sync()
+            still = {row[0] for row in await again.fetchall()}
+            journal = Journal((await now.fetchone())[0])
+            journal.take(await reads.heads.fetchall())
+            rows = {(row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
+            settlement = Settlement(journal, None)
+            lost = [x for x in found if x.lease.token in still and (x.lease.run_id, x.lease.step_no) in rows]
+            settlement.settle(lost, [rows[x.lease.run_id, x.lease.step_no] for x in lost])
+            await conclude(conn, settlement, Promotion(journal))
+            sent = await journal.write(conn)
+            await cancel_failed(conn, journal, settlement)
+            await pipeline.sync()
+            check(sent)
+        taken = [x for x, v in zip(lost, settlement.verdicts, strict=True) if v is Verdict.OK]
+        for x in taken:
+            log.warning(
+                "lease_lost", run=str(x.lease.run_id), step=x.lease.step_no, claim_no=x.lease.claim_no,
+                worker=x.worker, why=x.why,
+            )  # fmt: skip
+        self.counters.leases_lost += len(taken)
+        if taken:
+            self.bell.ring(READY, EVENTS, CONTROL)
+        return len(taken)
+
+    async def _sweep(self, conn: Connection) -> None:
+        """Do what need not be done often: clock set back, dead sessions, defects, partitions."""
+        await conn.execute(SESSIONS.clamp, {"ttl_s": self.ttl_s})
+        for (worker,) in await (await conn.execute(SESSIONS.bury)).fetchall():
+            log.info("worker_lost", worker=worker)
+        for tenant, run_id in await (await conn.execute(SESSIONS.stranded)).fetchall():
+            self.counters.stranded += 1
+            log.error("run_stranded", tenant=tenant, run=str(run_id), hint="a defect: run durable-agent doctor")
+

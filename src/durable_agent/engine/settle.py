@@ -1,0 +1,283 @@
+"""Settle: what workers report becomes the record.
+
+A batch of outcomes is settled under the locks of its runs. The fence comes first: an outcome whose claim number and
+token are not those of the live lease is answered `already` when it was accepted before (a commit whose answer was
+lost) and `lost` otherwise, and changes nothing. Then the core decides: retry or dead letter, which children are
+ready, which are skipped, whether the run is over.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from durable_agent.core import retry
+from durable_agent.core.events import digest, dumps
+from durable_agent.core.records import (
+    Emitted,
+    Failed,
+    FailureClass,
+    Lease,
+    Outcome,
+    Released,
+    RetryPolicy,
+    Succeeded,
+    Verdict,
+)
+from durable_agent.core.states import RunEvent, RunStatus, StepEvent
+from durable_agent.db.pool import Connection
+from durable_agent.engine.journal import JOURNAL, Head, Journal, RunKey
+from durable_agent.engine.promote import Promotion, Resolution
+
+# Why a lease ended without the worker's word; each counts as a crash.
+EXPIRED, SESSION_LOST, DEADLINE = "expired", "session_lost", "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The reaper's word about a lease: `why` is one of expired, session_lost, deadline."""
+
+    lease: Lease
+    why: str
+    worker: str | None
+
+
+@dataclass(slots=True)
+class Step:
+    """A step under its run's lock, as `settling` returns it."""
+
+    tenant: int
+    run_id: UUID
+    no: int
+    name: str
+    tool: str
+    status: str
+    done_token: UUID | None
+    children: list[int]
+    max_attempts: int
+    max_crashes: int
+    retry: dict[str, Any]
+    route: int
+    ord: int
+    deadline_s: float
+    state: str | None
+    claim_no: int | None
+    token: UUID | None
+    last_token: UUID | None
+    failures: int
+    crashes: int
+    session: UUID | None
+    claimed_at: Any
+    deadline_at: Any
+
+    @property
+    def run(self) -> RunKey:
+        """The key of the step's run."""
+        return self.tenant, self.run_id
+
+    def owned_by(self, lease: Lease) -> bool:
+        """Whether the lease is the live one (R3, R4, R6: expiry alone takes nothing away)."""
+        return self.state == "leased" and self.claim_no == lease.claim_no and self.token == lease.token
+
+    def knows(self, lease: Lease) -> bool:
+        """Whether this very lease was settled before (R8)."""
+        return lease.token in (self.done_token, self.last_token)
+
+
+@dataclass(slots=True)
+class Reads:
+    """The cursors of one batch's reading, to be fetched after the sync."""
+
+    heads: Any
+    steps: Any
+    children: Any
+
+
+async def read(conn: Connection, outcomes: Sequence[Outcome | Lost]) -> Reads:
+    """Queue the statements that lock the runs and read the steps of a batch (R1: runs first, in id order)."""
+    leases = [outcome.lease for outcome in outcomes]
+    runs = sorted({(lease.tenant, lease.run_id) for lease in leases}, key=lambda key: key[1])
+    heads = await conn.execute(
+        JOURNAL.lock_runs, {"tenants": [tenant for tenant, _ in runs], "runs": [run for _, run in runs]}
+    )
+    steps = await conn.execute(JOURNAL.settling, _keys((x.tenant, x.run_id, x.step_no) for x in leases))
+    done = [x.lease for x in outcomes if isinstance(x, Succeeded)]
+    children = None
+    if done:
+        children = await conn.execute(
+            JOURNAL.children, _keys((x.tenant, x.run_id, x.step_no) for x in done)
+        )
+    return Reads(heads, steps, children)
+
+
+@dataclass(slots=True)
+class Settlement:
+    """The settlement of one batch: fed with outcomes, it fills the journal."""
+
+    journal: Journal
+    worker: str | None
+    verdicts: list[Verdict] = field(default_factory=list)
+    resolutions: list[Resolution] = field(default_factory=list)
+    failing: dict[RunKey, tuple[str, str]] = field(default_factory=dict)
+    finished: dict[RunKey, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    def settle(self, outcomes: Sequence[Outcome | Lost], steps: Sequence[Step]) -> None:
+        """Decide every outcome; a second outcome for the same lease in the batch meets the fence."""
+        for outcome, step in zip(outcomes, steps, strict=True):
+            head = self.journal.heads.get(step.run)
+            if head is None or not step.owned_by(outcome.lease):
+                self.verdicts.append(self._refuse(head, step, outcome))
+                continue
+            self.verdicts.append(Verdict.OK)
+            self._accept(head, step, outcome)
+
+    def _refuse(self, head: Head | None, step: Step, outcome: Outcome | Lost) -> Verdict:
+        if isinstance(outcome, Succeeded | Failed | Released) and step.knows(outcome.lease):
+            return Verdict.ALREADY
+        if head is not None and not isinstance(outcome, Lost):
+            self.journal.append(
+                head, StepEvent.FENCED, step.no,
+                claim_no=outcome.lease.claim_no, what=type(outcome).__name__.lower(), worker=self.worker,
+            )  # fmt: skip
+        return Verdict.LOST
+
+    def _accept(self, head: Head, step: Step, outcome: Outcome | Lost) -> None:
+        match outcome:
+            case Succeeded():
+                self._succeed(head, step, outcome)
+            case Failed():
+                self._fail(head, step, outcome)
+            case Released():
+                self.journal.append(head, StepEvent.RELEASED, step.no, claim_no=step.claim_no, worker=self.worker)
+                self._requeue(head, step, delay_s=None)
+            case Lost():
+                self._lose(head, step, outcome)
+            case Emitted():
+                self.journal.append(
+                    head, StepEvent.EMITTED, step.no, {"data": outcome.data}, name=outcome.type, claim_no=step.claim_no
+                )
+
+    def _succeed(self, head: Head, step: Step, outcome: Succeeded) -> None:
+        self.journal.append(
+            head, StepEvent.SUCCEEDED, step.no, claim_no=step.claim_no, attempt=step.failures + 1,
+            output_sha256=digest(outcome.output), output_bytes=len(outcome.output), worker=self.worker,
+        )  # fmt: skip
+        self._finish(head, step, "succeeded", output=outcome.output.decode())
+        self.resolutions.append(Resolution(head.key, step.no, step.name, True, outcome.output, tuple(step.children)))
+
+    def _fail(self, head: Head, step: Step, outcome: Failed) -> None:
+        step.failures += 1
+        policy = policy_from(step.retry, step.max_attempts)
+        decision = retry.decide(
+            policy,
+            failures=step.failures,
+            failure=outcome.failure,
+            retry_after_s=outcome.retry_after_s,
+            jitter=random.random(),
+        )
+        facts = {"failure": outcome.failure.value, "error_type": outcome.error_type, "attempt": step.failures}
+        error = {**facts, "message": outcome.message}
+        detail = {"message": outcome.message}
+        if isinstance(decision, retry.RetryAt):
+            self.journal.append(
+                head, StepEvent.FAILED, step.no, detail, **facts, of=step.max_attempts, claim_no=step.claim_no,
+                retry_in_s=round(decision.delay_s, 3), worker=self.worker,
+            )  # fmt: skip
+            self._requeue(head, step, delay_s=decision.delay_s)
+            return
+        self.journal.append(
+            head, StepEvent.FAILED, step.no, detail, **facts, of=step.max_attempts, claim_no=step.claim_no,
+            worker=self.worker,
+        )  # fmt: skip
+        self._bury(head, step, decision.reason, outcome.failure, error)
+
+    def _lose(self, head: Head, step: Step, outcome: Lost) -> None:
+        step.crashes += 1
+        self.journal.append(
+            head, StepEvent.LEASE_LOST, step.no, claim_no=step.claim_no, crashes=step.crashes,
+            of=step.max_crashes, why=outcome.why, worker=outcome.worker,
+        )  # fmt: skip
+        if isinstance(retry.crash(step.crashes, step.max_crashes), retry.Requeue):
+            self._requeue(head, step, delay_s=None)
+            return
+        message = f"its lease was lost {step.crashes} times; the last holder was {outcome.worker or 'unknown'}"
+        error = {"failure": FailureClass.LEASE_LOST.value, "error_type": "LeaseLost", "message": message}
+        self._bury(head, step, "poisoned", FailureClass.LEASE_LOST, error)
+
+    def _bury(self, head: Head, step: Step, reason: str, failure: FailureClass, error: dict[str, Any]) -> None:
+        self.journal.append(
+            head, StepEvent.DEAD_LETTER, step.no, {"message": error["message"]}, reason=reason, failure=failure.value
+        )
+        self._finish(head, step, "dead_letter", error={**error, "reason": reason})
+        self.journal.dead.add(
+            step.tenant, step.run_id, step.no, step.name, step.tool, reason, failure.value, error["message"][:2000]
+        )
+        self.failing.setdefault(head.key, (step.name, reason))
+
+    def _requeue(self, head: Head, step: Step, *, delay_s: float | None) -> None:
+        state = "held" if head.status is RunStatus.PAUSED else "scheduled" if delay_s is not None else "ready"
+        self.journal.requeued.add(
+            step.tenant, step.run_id, step.no, step.claim_no, step.token, state, delay_s, step.failures, step.crashes
+        )
+        step.last_token, step.token, step.state = step.token, None, state
+
+    def _finish(
+        self, head: Head, step: Step, status: str, *, output: str | None = None, error: dict[str, Any] | None = None
+    ) -> None:
+        self.journal.finished.add(
+            step.tenant, step.run_id, step.no, step.claim_no, step.token, status, output,
+            dumps(error).decode() if error is not None else None, step.failures, step.crashes, self.worker,
+        )  # fmt: skip
+        head.steps_left -= 1
+        self.finished[head.key].add(step.no)
+        step.done_token, step.token, step.state = step.token, None, None
+
+
+async def conclude(conn: Connection, settlement: Settlement, promotion: Promotion) -> None:
+    """End the runs that failed (everything open is cancelled) or have nothing left; called after promotion."""
+    journal = settlement.journal
+    settlement.failing.update(promotion.failing)
+    for key, (step, reason) in settlement.failing.items():
+        head = journal.heads[key]
+        closed = settlement.finished[key] | promotion.closed[key]
+        await close_open_steps(conn, journal, head, closed, why="run_failed")
+        head.error = dumps({"step": step, "reason": reason})
+        journal.move(head, RunEvent.FAILED, step=step, reason=reason)
+    for head in journal.heads.values():
+        if head.steps_left == 0 and not head.status.final and head.last_seq != head.seen:
+            journal.move(head, RunEvent.COMPLETED)
+
+
+async def close_open_steps(conn: Connection, journal: Journal, head: Head, closed: Iterable[int], *, why: str) -> None:
+    """Append `step.cancelled` for every open step of the run but those closed by this transaction.
+
+    The rows are changed by `cancel_steps`, which the verb sends after the journal.
+    """
+    gone = set(closed)
+    cursor = await conn.execute(JOURNAL.open_steps, {"tenant": head.tenant, "run": head.id})
+    for no, _name, _status, state, claim_no, *_ in await cursor.fetchall():
+        if no not in gone:
+            facts = {"claim_no": claim_no} if state == "leased" else {}
+            journal.append(head, StepEvent.CANCELLED, no, why=why, **facts)
+    head.steps_left = 0
+
+
+def policy_from(stored: dict[str, Any], max_attempts: int) -> RetryPolicy:
+    """Return the policy a step row carries."""
+    return RetryPolicy(
+        max_attempts=max_attempts,
+        base_s=stored["base_s"],
+        factor=stored["factor"],
+        cap_s=stored["cap_s"],
+        non_retryable=frozenset(FailureClass(name) for name in stored.get("non_retryable", ())),
+    )
+
+
+def _keys(leases: Iterable[tuple[int, UUID, int]]) -> dict[str, list[Any]]:
+    tenants, runs, nos = [list(column) for column in zip(*leases, strict=True)]
+    return {"tenants": tenants, "runs": runs, "nos": nos}
+

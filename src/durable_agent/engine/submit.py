@@ -1,0 +1,355 @@
+"""Submit: a run comes into being whole, in one transaction, or not at all (R11).
+
+Concurrent submissions share a commit: `Submitter` takes all that is waiting, commits, and repeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from durable_agent.core.events import dumps, genesis
+from durable_agent.core.graph import Graph, plan
+from durable_agent.core.promotion import decide_roots
+from durable_agent.core.records import RunId, RunSpec, StepSpec, Tenant
+from durable_agent.core.states import RunEvent, RunStatus, StepEvent
+from durable_agent.core.turns import claim_order
+from durable_agent.db.doorbell import EVENTS, READY, Bell
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.db.sql import load
+from durable_agent.engine.journal import Head, Journal, Row, check, read_now
+from durable_agent.engine.routes import RouteKey, Routes
+from durable_agent.errors import DatabaseUnavailable, DurableAgentError, KeyReused
+
+SUBMIT = load("submit")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A run to start; `key` is its Idempotency-Key and `digest` the SHA-256 of its canonical request."""
+
+    spec: RunSpec
+    key: str | None = None
+    digest: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The run behind a submission; `created` is false when its key was known already."""
+
+    run_id: RunId
+    status: str
+    created: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A submission whose graph is sound, with the id its run will have."""
+
+    tenant: Tenant
+    submission: Submission
+    graph: Graph
+    run_id: RunId
+
+    def routes(self) -> set[RouteKey]:
+        """The routes its steps take."""
+        lane = self.submission.spec.lane
+        return {(self.tenant, step.queue, lane, step.tool) for step in self.submission.spec.steps}
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a submitting process remembers: routes, and tools that some worker has offered."""
+
+    routes: Routes = field(default_factory=Routes)
+    offered: set[str] = field(default_factory=set)
+
+
+def planned(tenant: Tenant, submission: Submission, *, max_steps: int = 10_000) -> Planned:
+    """Return the submission ready to be stored. Raises GraphInvalid with every problem of its steps."""
+    graph = plan(submission.spec.steps, max_steps=max_steps)
+    return Planned(tenant, submission, graph, RunId(uuid7()))
+
+
+async def submit(
+    db: Database, tenant: Tenant, submissions: Sequence[Submission], *, memory: Memory | None = None,
+    max_steps: int = 10_000,
+) -> list[Submitted]:  # fmt: skip
+    """Store all the runs in one transaction, or none. Raises GraphInvalid, KeyReused, DatabaseUnavailable."""
+    plans = [planned(tenant, submission, max_steps=max_steps) for submission in submissions]
+    results = await _store(db, plans, memory or Memory(), all_or_nothing=True)
+    return [result for result in results if isinstance(result, Submitted)]
+
+
+async def _store(
+    db: Database, plans: Sequence[Planned], memory: Memory, *, all_or_nothing: bool
+) -> list[Submitted | DurableAgentError]:
+    try:
+        async with db.transaction() as conn:
+            await _prepare(conn, plans, memory)
+            async with conn.pipeline() as pipeline, conn.transaction():
+                taken, known = await _keys(conn, plans)
+                now = await read_now(conn)
+                await pipeline.sync()
+                at = (await now.fetchone())[0]
+                results = _answers(plans, await _taken(taken), await _known(known), memory)
+                if all_or_nothing:
+                    for result in results.values():
+                        if isinstance(result, DurableAgentError):
+                            raise result
+                fresh = [p for p in plans if p.run_id not in results]
+                if fresh:
+                    writer = Writer(at, memory.routes)
+                    for one in fresh:
+                        results[one.run_id] = Submitted(
+                            one.run_id, writer.add(one).value, True, warnings_for(one, memory)
+                        )
+                    sent = await writer.write(conn)
+                    await pipeline.sync()
+                    check(sent)
+    except TRANSIENT as error:
+        raise DatabaseUnavailable(f"the run was not stored: {first_line(error)}; send it again") from error
+    return [results[p.run_id] for p in plans]
+
+
+async def _prepare(conn: Connection, plans: Sequence[Planned], memory: Memory) -> None:
+    await memory.routes.ensure(conn, {route for one in plans for route in one.routes()})
+    unknown = {step.tool for one in plans for step in one.submission.spec.steps} - memory.offered
+    if unknown:
+        cursor = await conn.execute(SUBMIT.offered, {"tools": sorted(unknown)})
+        memory.offered.update(row[0] for row in await cursor.fetchall())
+
+
+async def _keys(conn: Connection, plans: Sequence[Planned]) -> tuple[Any, Any]:
+    # The same key twice in one batch: the first takes it, the second finds it known.
+    keyed = [p for p in plans if p.submission.key is not None]
+    if not keyed:
+        return None, None
+    columns: dict[str, Any] = {
+        "tenants": [p.tenant for p in keyed],
+        "keys": [p.submission.key for p in keyed],
+        "digests": [p.submission.digest or b"" for p in keyed],
+        "runs": [p.run_id for p in keyed],
+    }
+    taken = await conn.execute(SUBMIT.claim_keys, columns)
+    known = await conn.execute(SUBMIT.known_keys, {"tenants": columns["tenants"], "keys": columns["keys"]})
+    return taken, known
+
+
+async def _taken(cursor: Any) -> set[UUID]:
+    return {row[0] for row in await cursor.fetchall()} if cursor is not None else set()
+
+
+async def _known(cursor: Any) -> dict[tuple[int, str], tuple[bytes, UUID, str | None]]:
+    if cursor is None:
+        return {}
+    rows = await cursor.fetchall()
+    return {(tenant, key): (bytes(digest), run, status) for tenant, key, digest, run, status in rows}
+
+
+def _answers(
+    plans: Sequence[Planned], taken: set[UUID], known: dict[tuple[int, str], tuple[bytes, UUID, str | None]],
+    memory: Memory,
+) -> dict[UUID, Submitted | DurableAgentError]:  # fmt: skip
+    """Return the answers of those whose key is not theirs: the run it stands for, or the refusal."""
+    answers: dict[UUID, Submitted | DurableAgentError] = {}
+    for one in plans:
+        key = one.submission.key
+        if key is None or one.run_id in taken:
+            continue
+        digest, run_id, status = known[one.tenant, key]
+        if digest != (one.submission.digest or b""):
+            answers[one.run_id] = KeyReused(
+                f"Idempotency-Key {key!r} belongs to run {run_id} with another body; use a new key for a new run",
+                field="Idempotency-Key",
+                run_id=str(run_id),
+            )
+        else:
+            answers[one.run_id] = Submitted(RunId(run_id), status or "pending", False, warnings_for(one, memory))
+    return answers
+
+
+def warnings_for(one: Planned, memory: Memory) -> tuple[str, ...]:
+    """Return a sentence for each tool of the run that no worker has offered yet."""
+    missing: dict[str, str] = {}
+    for step in one.submission.spec.steps:
+        if step.tool not in memory.offered:
+            missing.setdefault(step.tool, step.name)
+    return tuple(
+        f"step {name!r} needs tool {tool!r}, which no worker has offered yet; it waits until one does"
+        for tool, name in missing.items()
+    )
+
+
+class Writer:
+    """The rows of new runs, gathered for one transaction."""
+
+    def __init__(self, now: datetime, routes: Routes) -> None:
+        self._journal = Journal(now)
+        self._routes = routes
+        self._runs = Row(
+            SUBMIT.add_runs,
+            ("tenants", "runs", "statuses", "steps_total", "steps_left", "last_seqs", "chains", "lanes", "graphs",
+             "goals", "errors", "inputs", "metadata"),
+            guarded=True,
+        )  # fmt: skip
+        self._steps = Row(
+            SUBMIT.add_steps,
+            ("tenants", "runs", "nos", "statuses", "deps_left", "max_attempts", "max_crashes", "routes", "ords", "timeouts",
+             "deadlines", "names", "kinds", "tools", "conditions", "parents", "children", "edge_conditions", "retries",
+             "inputs", "errors"),
+            guarded=True,
+        )  # fmt: skip
+
+    def add(self, one: Planned) -> RunStatus:
+        """Gather a run, its steps, its ready roots and its first events; return the status it starts in."""
+        spec, graph = one.submission.spec, one.graph
+        head = Head(one.tenant, one.run_id, RunStatus.PENDING, len(spec.steps), len(spec.steps), 0, genesis(one.run_id), 0)
+        self._journal.append(
+            head, RunEvent.CREATED, None, {"goal": spec.goal} if spec.goal else None,
+            steps=len(spec.steps), graph_sha256=graph.digest(), **({"lane": spec.lane} if spec.lane else {}),
+        )  # fmt: skip
+        roots = decide_roots(spec.steps, graph, spec.input)
+        created_us = (one.run_id.int >> 80) * 1000
+        for no, step in enumerate(spec.steps):
+            route = self._routes.ids[one.tenant, step.queue, spec.lane, step.tool]
+            ord_ = claim_order(step.priority, created_us)
+            self._add_step(one, no, step, graph, route, ord_, roots)
+            if no in roots.ready:
+                self._journal.append(head, StepEvent.READY, no)
+                self._journal.enqueued.add(
+                    one.tenant, one.run_id, no, route, ord_, "ready", 0, 0, 0, step.max_crashes, None, step.deadline_s
+                )
+            elif no in roots.skipped:
+                self._journal.append(head, StepEvent.SKIPPED, no, why="condition")
+                head.steps_left -= 1
+        self._end(head, roots, spec)
+        self._runs.add(
+            one.tenant, one.run_id, head.status.value, head.steps_total, head.steps_left, head.last_seq, head.chain,
+            spec.lane, spec.graph, spec.goal, head.error.decode() if head.error else None,
+            _text(spec.input), _text(spec.metadata),
+        )  # fmt: skip
+        return head.status
+
+    def _add_step(
+        self, one: Planned, no: int, step: StepSpec, graph: Graph, route: int, ord_: int, roots: Any
+    ) -> None:
+        parents, children = graph.parents[no], graph.children[no]
+        edges = {str(p): graph.edge_conditions[p, no] for p in parents if (p, no) in graph.edge_conditions}
+        status = "queued" if no in roots.ready else "skipped" if no in roots.skipped else "pending"
+        error = None
+        if roots.failed is not None:
+            status = "dead_letter" if no == roots.failed.no else "cancelled" if status != "skipped" else status
+            error = dumps({"reason": "condition_error", "message": roots.failed.message}).decode()
+        self._steps.add(
+            one.tenant, one.run_id, no, status, roots.deps_left.get(no, len(parents)) if status != "skipped" else 0,
+            step.retry.max_attempts, step.max_crashes, route, ord_, step.timeout_s, step.deadline_s, step.name,
+            step.kind.value, step.tool, step.when, _ints(parents), _ints(children), dumps(edges).decode() if edges else None,
+            _policy(step), _text(step.input), error if status == "dead_letter" else None,
+        )  # fmt: skip
+
+    def _end(self, head: Head, roots: Any, spec: RunSpec) -> None:
+        """End a run that its roots' conditions decide already: everything skipped, or one that cannot be decided."""
+        if roots.failed is not None:
+            no, message = roots.failed.no, roots.failed.message
+            self._journal.append(
+                head, StepEvent.DEAD_LETTER, no, {"message": message}, reason="condition_error", failure="invalid_input"
+            )
+            for other in range(len(spec.steps)):
+                if other != no and other not in roots.skipped:
+                    self._journal.append(head, StepEvent.CANCELLED, other, why="run_failed")
+            step = spec.steps[no]
+            self._journal.dead.add(
+                head.tenant, head.id, no, step.name, step.tool, "condition_error", "invalid_input", message[:2000]
+            )
+            head.steps_left = 0
+            head.error = dumps({"step": step.name, "reason": "condition_error"})
+            self._journal.move(head, RunEvent.FAILED, step=step.name, reason="condition_error")
+        elif head.steps_left == 0:
+            self._journal.move(head, RunEvent.COMPLETED)
+
+    async def write(self, conn: Connection) -> list[tuple[Row, Any]]:
+        """Queue every statement on the pipeline; `check` their cursors after the next sync."""
+        sent = [(row, await self._journal.send(conn, row)) for row in (self._runs, self._steps) if row.rows]
+        return sent + await self._journal.write(conn)
+
+
+class Submitter:
+    """Group commit of single submissions: `submit` waits for a commit it shares with whoever else is waiting."""
+
+    def __init__(self, db: Database, bell: Bell, *, max_steps: int = 10_000, batch: int = 200) -> None:
+        self._db = db
+        self._bell = bell
+        self._max_steps = max_steps
+        self._batch = batch
+        self._memory = Memory()
+        self._waiting: list[tuple[Planned, asyncio.Future[Submitted]]] = []
+        self._wake = asyncio.Event()
+
+    async def submit(self, tenant: Tenant, submission: Submission) -> Submitted:
+        """Return when the run is committed. Raises GraphInvalid, KeyReused, DatabaseUnavailable."""
+        one = planned(tenant, submission, max_steps=self._max_steps)
+        future: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
+        self._waiting.append((one, future))
+        self._wake.set()
+        return await future
+
+    async def submit_all(self, tenant: Tenant, submissions: Sequence[Submission]) -> list[Submitted]:
+        """Store all the runs in one transaction of their own, or none."""
+        results = await submit(
+            self._db, tenant, submissions, memory=self._memory, max_steps=self._max_steps
+        )
+        self._bell.ring(READY, EVENTS)
+        return results
+
+    async def run(self) -> None:
+        """Commit what waits until cancelled."""
+        while True:
+            await self._wake.wait()
+            batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+            if not self._waiting:
+                self._wake.clear()
+            # Someone may have given up waiting; his run is not started behind his back.
+            batch = [(one, future) for one, future in batch if not future.done()]
+            if batch:
+                await self._commit(batch)
+
+    async def _commit(self, batch: Sequence[tuple[Planned, asyncio.Future[Submitted]]]) -> None:
+        try:
+            results = await _store(self._db, [one for one, _ in batch], self._memory, all_or_nothing=False)
+        except Exception as error:  # one bad batch must not end the loop; everyone in it hears of it
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, DurableAgentError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+        self._bell.ring(READY, EVENTS)
+
+
+def _ints(values: Sequence[int]) -> str:
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else dumps(value).decode()
+
+
+def _policy(step: StepSpec) -> str:
+    policy = step.retry
+    text = {"base_s": policy.base_s, "factor": policy.factor, "cap_s": policy.cap_s}
+    if policy.non_retryable:
+        return dumps({**text, "non_retryable": sorted(policy.non_retryable)}).decode()
+    return dumps(text).decode()
