@@ -125,3 +125,9 @@ def _kwargs(application: str) -> dict[str, Any]:
 async def reconnecting(attempt: int, *, jitter: float, cap_s: float = 2.0) -> None:
     """Wait before connection attempt number `attempt` (from 1): exponential, full jitter, at most `cap_s` seconds."""
     await asyncio.sleep(jitter * min(cap_s, 0.05 * 2.0 ** min(attempt, 10)))
+
+
+def is_pooled_sync(conn: psycopg.Connection[Any]) -> bool:
+    """As `is_pooled`, for a connection used by a thread."""
+    row = conn.execute("select pg_backend_pid()").fetchone()
+    return row is None or conn.info.backend_pid != row[0]

@@ -1,0 +1,213 @@
+"""The worker's loop: claim up to its free slots, run, settle what finished, repeat.
+
+One exchange is under way at a time; what finishes meanwhile waits for the next one, so load makes the batches and an
+idle worker answers at once. Losing the database ends nothing: outcomes wait, and are settled when it is back (R8, R13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from durable_agent.core.port import Backend
+from durable_agent.core.records import Claim, Emitted, Failed, Outcome, Released, Token, Verdict
+from durable_agent.errors import DatabaseUnavailable, LeaseLost
+from durable_agent.flow.registry import Registry
+from durable_agent.telemetry import Counters, logger
+from durable_agent.worker.attempt import run_attempt
+
+log = logger("worker")
+
+BATCH = 200
+
+
+@dataclass(slots=True)
+class Running:
+    """An attempt in flight."""
+
+    claim: Claim
+    task: asyncio.Task[None]
+    since_s: float
+
+    @property
+    def last_chance(self) -> bool:
+        """Whether its step lost leases before and one more may seal it (it runs beside no other such)."""
+        return self.claim.crashes > 0
+
+
+@dataclass(slots=True)
+class Worker:
+    """Runs steps until told to drain. `poll_s` is how often it looks without being hinted."""
+
+    backend: Backend
+    registry: Registry
+    concurrency: int
+    poll_s: float
+    grace_s: float
+    payload_limit_bytes: int
+    lease_s: float
+    counters: Counters
+    beat_now: Any = None
+    running: dict[Token, Running] = field(default_factory=dict)
+    draining: bool = False
+    _outcomes: list[Outcome] = field(default_factory=list)
+    _emits: dict[int, asyncio.Future[Verdict]] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _look: bool = True
+    _good_until_s: float = 0.0
+    _good: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Work until drained; on return every lease was settled or given back."""
+        async with asyncio.TaskGroup() as group:
+            hints = group.create_task(self._follow_hints(), name="hints")
+            await self._pump(group)
+            hints.cancel()
+
+    def drain(self) -> None:
+        """Stop claiming; what runs may finish within the grace, the rest is given back (R12)."""
+        self.draining = True
+        self._wake.set()
+
+    async def _pump(self, group: asyncio.TaskGroup) -> None:
+        failures, deadline_s = 0, None
+        while True:
+            if self.draining:
+                deadline_s = deadline_s or time.monotonic() + self.grace_s
+                if not self.running and not self._outcomes:
+                    return
+                if time.monotonic() >= deadline_s:
+                    self._give_back()
+            batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
+            free = 0 if self.draining else self.concurrency - len(self.running)
+            if not batch and (free <= 0 or not self._look):
+                await self._sleep(deadline_s)
+                continue
+            self._look = False
+            try:
+                answer = await self.backend.exchange(batch, free=free, solo=not self._chanced())
+            except DatabaseUnavailable as error:
+                failures += 1
+                self._outcomes[:0] = batch
+                self._look = True
+                log.info("exchange_failed", error=error.message, attempt=failures, outcomes=len(batch))
+                await asyncio.sleep(random.random() * min(2.0, 0.05 * 2.0 ** min(failures, 6)))
+                continue
+            failures = 0
+            self._answer(batch, answer.verdicts)
+            self._start(group, answer.claims)
+            if answer.more and not self.draining and self.concurrency > len(self.running):
+                self._look = True
+                # Work is there but held by others at this moment; it is free again within a commit's time.
+                if not answer.claims and not self._outcomes:
+                    await asyncio.sleep(0.001 + 0.004 * random.random())
+
+    def _chanced(self) -> bool:
+        return any(running.last_chance for running in self.running.values())
+
+    async def _sleep(self, deadline_s: float | None) -> None:
+        timeout_s = self.poll_s * (0.9 + random.random() / 5)
+        if deadline_s is not None and self.running:
+            timeout_s = min(timeout_s, max(0.0, deadline_s - time.monotonic()))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        except TimeoutError:
+            self._look = True
+        self._wake.clear()
+
+    async def _follow_hints(self) -> None:
+        while True:
+            hints = await self.backend.wait(3600.0)
+            if "ready" in hints:
+                self._look = True
+                self._wake.set()
+            if "control" in hints and self.running:
+                asked_s = time.monotonic()
+                try:
+                    self.sync(await self.backend.owned(), asked_s)
+                except DatabaseUnavailable:
+                    continue  # the next beat tells
+
+    def beat(self, sent_s: float, owned: frozenset[Token]) -> None:
+        """Take note of an answered heartbeat: leases are good for their time from when it was sent (R5)."""
+        self._good_until_s = sent_s + self.lease_s * 0.8
+        self._good.set()
+        self.sync(owned, sent_s)
+
+    def sync(self, owned: frozenset[Token], asked_s: float) -> None:
+        """Stop the attempts whose lease is gone; those claimed after the question was asked are not judged."""
+        for token, running in list(self.running.items()):
+            if token not in owned and running.since_s < asked_s and not running.task.done():
+                log.warning("lease_lost", run=str(running.claim.lease.run_id), step=running.claim.name,
+                            claim_no=running.claim.lease.claim_no)  # fmt: skip
+                self.counters.leases_lost += 1
+                running.task.cancel("lease lost")
+
+    def _start(self, group: asyncio.TaskGroup, claims: Sequence[Claim]) -> None:
+        now_s = time.monotonic()
+        for claim in claims:
+            name = f"step {claim.name} of run {claim.lease.run_id}"
+            task = group.create_task(self._attempt(claim), name=name)
+            self.running[claim.lease.token] = Running(claim, task, now_s)
+
+    async def _attempt(self, claim: Claim) -> None:
+        outcome: Outcome | None = None
+        try:
+            await self._leases_are_good()
+            outcome = await run_attempt(
+                claim, self.registry, self._emitter(claim), payload_limit_bytes=self.payload_limit_bytes
+            )
+        except LeaseLost:
+            log.warning("attempt_stopped", run=str(claim.lease.run_id), step=claim.name, reason="lease lost")
+        except asyncio.CancelledError as cancelled:
+            if cancelled.args == ("drained",):
+                outcome = Released(claim.lease)
+        finally:
+            self.running.pop(claim.lease.token, None)
+            self._wake.set()
+            self._look = True
+        if outcome is not None:
+            if isinstance(outcome, Failed):
+                log.warning("attempt_failed", run=str(claim.lease.run_id), step=claim.name, attempt=claim.attempt,
+                            failure=outcome.failure.value, error=outcome.message)  # fmt: skip
+            self._outcomes.append(outcome)
+
+    async def _leases_are_good(self) -> None:
+        """Return when the last heartbeat vouches for the leases: a process that was frozen asks before it acts."""
+        while time.monotonic() > self._good_until_s:
+            self._good.clear()
+            if self.beat_now is not None:
+                self.beat_now()
+            await self._good.wait()
+
+    def _emitter(self, claim: Claim) -> Any:
+        async def emit(type_: str, data: Any) -> None:
+            outcome = Emitted(claim.lease, type_, data)
+            future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+            self._emits[id(outcome)] = future
+            self._outcomes.append(outcome)
+            self._wake.set()
+            if await future is Verdict.LOST:
+                raise LeaseLost(f"step {claim.name!r} of run {claim.lease.run_id} is no longer this worker's")
+
+        return emit
+
+    def _answer(self, batch: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
+        for outcome, verdict in zip(batch, verdicts, strict=True):
+            future = self._emits.pop(id(outcome), None)
+            if future is not None and not future.done():
+                future.set_result(verdict)
+            if verdict is Verdict.LOST:
+                self.counters.fenced += 1
+                log.warning("write_fenced", run=str(outcome.lease.run_id), step=outcome.lease.step_no,
+                            claim_no=outcome.lease.claim_no, what=type(outcome).__name__.lower())  # fmt: skip
+        self.counters.settled += len(batch)
+
+    def _give_back(self) -> None:
+        for running in self.running.values():
+            running.task.cancel("drained")
