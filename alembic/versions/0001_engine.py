@@ -279,7 +279,7 @@ STATEMENTS = (
 
 def upgrade() -> None:
     for statement in STATEMENTS:
-        op.execute(statement)
+        op.get_bind().exec_driver_sql(statement)
 
 
 def downgrade() -> None:

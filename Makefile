@@ -1,0 +1,59 @@
+# Two commands matter: `make demo` shows the product, `make test` proves it. Both start from nothing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PG15 := /usr/lib/postgresql/15/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo up test lint types contracts format chaos bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+env: $(STAMP) ## the Python environment in .venv, hash-checked
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -m venv $(VENV) || { echo "python3.11 cannot make an environment: apt-get install python3.11-venv"; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: env ## everything at once: embedded PostgreSQL, API, two workers, a run, a kill -9, the end
+	$(BIN)/durable-agent demo $(ARGS)
+
+up: env ## the whole system, until Ctrl-C
+	$(BIN)/durable-agent up $(ARGS)
+
+test: env ## the suite: on the embedded PostgreSQL, on Debian's 15 where it is installed, and with LISTEN off
+	$(BIN)/pytest -n 2 $(ARGS)
+	DURABLE_AGENT_LISTEN=off $(BIN)/pytest -n 2 -m live $(ARGS)
+	@if [ -x $(PG15)/initdb ]; then TEST_POSTGRES=$(PG15) $(BIN)/pytest -n 2 $(ARGS); else echo "PostgreSQL 15 is not installed: its share of the suite is left out"; fi
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/mypy
+
+contracts: env
+	$(BIN)/lint-imports
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--minutes 5 --seed 1"
+	$(BIN)/python scripts/chaos.py $(ARGS)
+
+bench: env ## the figures, as ratios to pgbench in the same run
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+lock: ## make requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --extra embedded --group dev --python-version 3.11 --universal \
+	  --generate-hashes --no-annotate --no-header --no-emit-index-url -o requirements.lock
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

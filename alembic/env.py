@@ -1,0 +1,17 @@
+"""Runs the migrations on the URL that `durable_agent.migrate` hands over, or on DATABASE_DIRECT_URL."""
+
+import os
+
+import psycopg
+from sqlalchemy import create_engine, pool
+
+from alembic import context
+
+url = context.config.attributes.get("url") or os.environ.get("DATABASE_DIRECT_URL") or os.environ["DATABASE_URL"]
+
+# The URL is libpq's, in either of its forms; so libpq opens the connection, not SQLAlchemy's own parser.
+engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=pool.NullPool)
+with engine.connect() as connection:
+    context.configure(connection=connection, transactional_ddl=True)
+    with context.begin_transaction():
+        context.run_migrations()

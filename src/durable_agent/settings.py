@@ -1,0 +1,139 @@
+"""Every setting, read once at start and passed down. Precedence: argument, environment, `.env`, default."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from durable_agent.errors import InvalidRequest
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+def _named(variable: str, default: Any, description: str, **limits: Any) -> Any:
+    """Return a field that is read from a variable without the product's prefix."""
+    return Field(default, validation_alias=AliasChoices(variable), description=description, **limits)
+
+
+class Settings(BaseSettings):
+    """The settings of one process; frozen. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DURABLE_AGENT_", env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    database_url: str | None = _named(
+        "DATABASE_URL", None, "PostgreSQL 15 or later; may go through PgBouncer. Empty: the embedded one."
+    )
+    database_direct_url: str | None = _named(
+        "DATABASE_DIRECT_URL", None, "The same database without a pooler: LISTEN, liveness, migrations. Empty: DATABASE_URL."
+    )
+    port: int = _named("PORT", 4000, "The API's port.", ge=0, le=65535)
+    max_concurrent_tasks: int = _named("MAX_CONCURRENT_TASKS", 10, "Steps one worker runs at once.", ge=1, le=10_000)
+    worker_id: str = _named("WORKER_ID", "", "The worker's name in the registry. Empty: host and process id.")
+
+    host: str = Field("127.0.0.1", description="The address the API binds; another than loopback needs an API key.")
+    data_dir: Path | None = Field(
+        None, description="Where the embedded PostgreSQL lives. Empty: ~/.local/share/durable-agent, /var/lib/durable-agent for root."
+    )
+    queues: Names = Field(("default",), description="The queues a worker serves, separated by commas.")
+
+    lease_ttl_s: float = Field(30.0, description="How long a lease lives without a heartbeat.", ge=1, le=3600)
+    beat_s: float = Field(5.0, description="How often a worker's heart beats.", gt=0, le=600)
+    tick_s: float = Field(0.6, description="How often each process looks for lost leases and retries that are due.", gt=0, le=60)
+    poll_s: float = Field(5.0, description="How often a worker looks for work without being hinted.", gt=0, le=60)
+    drain_grace_s: float = Field(25.0, description="How long steps may go on after SIGTERM before they are given back.", ge=0)
+    suspicion: bool = Field(True, description="Shorten the leases of a worker whose liveness session is gone.")
+    suspicion_s: float = Field(0.3, description="To how long a suspected worker's leases are shortened.", gt=0, le=60)
+    listen: Literal["on", "off"] = Field("on", description="LISTEN/NOTIFY; off: everything polls.")
+
+    max_attempts: int = Field(5, description="Attempts of a step that brings no retry policy.", ge=1, le=1000)
+    max_crashes: int = Field(3, description="Lost leases after which a step is sealed as a poison pill.", ge=1, le=100_000)
+    deadline_s: float = Field(3600.0, description="The hard end of an attempt that brings no deadline.", gt=0)
+
+    pool_size: int = Field(4, description="Database connections of a worker's pool.", ge=2, le=100)
+    api_pool_size: int = Field(8, description="Database connections of each of the API's two pools.", ge=2, le=200)
+    statement_timeout_s: float = Field(30.0, description="The longest a statement may take.", gt=0)
+    retention_days: int = Field(30, description="How long ended runs are kept; 0: for ever.", ge=0)
+
+    max_body_bytes: int = Field(1_048_576, description="The largest request body.", ge=1024)
+    max_batch_bytes: int = Field(33_554_432, description="The largest body of POST /runs/batch.", ge=1024)
+    max_steps: int = Field(10_000, description="The most steps of a run.", ge=1, le=100_000)
+    max_depth: int = Field(32, description="The deepest nesting of a submitted JSON value.", ge=1, le=200)
+    payload_limit_bytes: int = Field(262_144, description="The largest input or output of a step.", ge=1024)
+    allowed_hosts: Names = Field((), description="Host names the API answers to besides loopback, separated by commas.")
+    allowed_origins: Names = Field((), description="Origins of web pages that may use the API, separated by commas.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least important log line shown.")
+    log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+
+    @field_validator("queues", "allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("database_url", "database_direct_url", "data_dir", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @property
+    def direct_url(self) -> str | None:
+        """The URL for connections that no pooler may stand before."""
+        return self.database_direct_url or self.database_url
+
+    @property
+    def listening(self) -> bool:
+        """Whether LISTEN/NOTIFY is used at all."""
+        return self.listen == "on"
+
+    @property
+    def worker_name(self) -> str:
+        """The worker's name in the registry."""
+        return self.worker_id or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def read_settings(**given: Any) -> Settings:
+    """Return the settings; arguments that are None count as not given. Raises InvalidRequest naming the variable."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        variable = variable_of(str(first["loc"][0]))
+        raise InvalidRequest(f"setting {variable}: {first['msg']}", field=variable) from None
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting."""
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return name
+    alias = field.validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"DURABLE_AGENT_{name.upper()}"
+
+
+def render_env_example() -> str:
+    """Return the text of `.env.example`: every setting with its meaning and default."""
+    lines = ["# Every setting with its default. Copy to .env and change what you need.", ""]
+    for name, field in Settings.model_fields.items():
+        lines += [f"# {field.description}", f"{variable_of(name)}={_shown(field.default)}", ""]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(value)
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
