@@ -279,7 +279,7 @@ STATEMENTS = (
 
 def upgrade() -> None:
     for statement in STATEMENTS:
-        op.get_bind().exec_driver_sql(statement)
+        op.get_bind().connection.driver_connection.execute(statement)
 
 
 def downgrade() -> None:
