@@ -1,0 +1,53 @@
+"""Fixtures: the run's server, a database of one's own, settings that lead to it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from durable_agent.settings import Settings
+from tests.support import postgres
+from tests.support.postgres import Database
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server once, in the process that starts the others, and hand its URL down by the environment."""
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    os.environ.pop("DATABASE_URL", None)
+    directory = tempfile.TemporaryDirectory(prefix="durable-agent-tests-", dir="/var/tmp")
+    Path(directory.name).chmod(0o755)
+    running = postgres.server(Path(directory.name) / "server")
+    os.environ["TEST_ADMIN_URL"] = running.__enter__()
+
+    def stop() -> None:
+        running.__exit__(None, None, None)
+        directory.cleanup()
+
+    config.add_cleanup(stop)
+
+
+@pytest.fixture(scope="session")
+def admin_url() -> str:
+    """The superuser's URL of the run's server."""
+    return os.environ["TEST_ADMIN_URL"]
+
+
+@pytest.fixture
+def database(admin_url: str) -> Iterator[Database]:
+    """A database at the schema's head, for this test alone."""
+    with postgres.cloned(admin_url, admin_url) as made:
+        yield made
+
+
+@pytest.fixture
+def settings(database: Database, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings that lead to the test's database; whatever else the environment says stays out, but LISTEN."""
+    for name in list(os.environ):
+        if name.startswith("DURABLE_AGENT_") and name != "DURABLE_AGENT_LISTEN":
+            monkeypatch.delenv(name)
+    return Settings(_env_file=None, database_url=database.url, port=0)

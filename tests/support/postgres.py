@@ -1,0 +1,84 @@
+"""The suite's PostgreSQL: one server a run, one template database, a clone of it for every test that asks.
+
+`TEST_POSTGRES` names a folder of other binaries (Debian's 15). Durability is off here: the tests that need it, those
+of the embedded server and of crashes, start servers of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from durable_agent.embedded import ROLE, EmbeddedPostgres
+from durable_agent.migrate import upgrade
+
+FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "400", "autovacuum_naptime": "60s"}
+TEMPLATE = "template_durable_agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database of one test, at the schema's head."""
+
+    url: str
+
+    def move_clock(self, seconds: float) -> None:
+        """Set the engine's clock ahead of the wall clock (behind it, if negative) for every connection at once."""
+        self.execute(
+            "create or replace function engine_now() returns timestamptz language sql volatile"
+            f" as $$ select clock_timestamp() + interval '{seconds} seconds' $$"
+        )
+
+    def execute(self, query: str, *params: object) -> list[tuple[object, ...]]:
+        """Run one statement and return its rows."""
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            cursor = conn.execute(query.encode(), params or None)
+            return cursor.fetchall() if cursor.description else []
+
+
+def bin_dir() -> Path | None:
+    """Return the folder of the binaries under test, or None for the embedded ones."""
+    given = os.environ.get("TEST_POSTGRES")
+    return Path(given) if given else None
+
+
+@contextlib.contextmanager
+def server(directory: Path) -> Iterator[str]:
+    """Yield the superuser's URL of a running server whose template database is migrated."""
+    with EmbeddedPostgres(directory, settings=FAST, bin_dir=bin_dir()) as running:
+        admin = running.urls.admin_url
+        with psycopg.connect(admin, autocommit=True) as conn:
+            conn.execute(f"create database {TEMPLATE} owner {ROLE}")  # type: ignore[arg-type]
+        upgrade(make_conninfo(running.urls.url, dbname=TEMPLATE))
+        yield admin
+
+
+@contextlib.contextmanager
+def cloned(admin_url: str, password_of: str) -> Iterator[Database]:
+    """Yield a clone of the template, owned by the engine's role; it is dropped afterwards, whoever is connected."""
+    name = f"t_{uuid4().hex[:16]}"
+    with psycopg.connect(admin_url, autocommit=True) as conn:
+        # Clones are made one at a time: the template may have no other user meanwhile.
+        conn.execute("select pg_advisory_lock(1)")
+        conn.execute(f"create database {name} template {TEMPLATE} owner {ROLE} strategy wal_log")  # type: ignore[arg-type]
+        conn.execute("select pg_advisory_unlock(1)")
+        try:
+            yield Database(make_conninfo(password_of, dbname=name, user=ROLE))
+        finally:
+            conn.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file lock, so that parallel test processes start one server."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
