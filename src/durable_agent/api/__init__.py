@@ -1,0 +1,1 @@
+"""Floor 4: the control plane. It translates and delegates."""

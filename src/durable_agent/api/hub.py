@@ -1,0 +1,132 @@
+"""The hub: one LISTEN per process tells the watchers which runs have news.
+
+A watcher reads for itself, by its own cursor, when it is woken: nothing is buffered for it, so a slow one costs
+nobody memory, and a missed hint costs one poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from durable_agent.core.records import Tenant
+from durable_agent.core.states import RunStatus
+from durable_agent.db import reads
+from durable_agent.db.doorbell import Listener
+from durable_agent.db.pool import Database
+from durable_agent.errors import DatabaseUnavailable, NotFound
+
+PAGE: Final = 500
+# How often the watched runs are looked at: as a safety net while hints come, and in place of them.
+SLOW_S: Final = 2.0
+FAST_S: Final = 0.25
+COALESCE_S: Final = 0.01
+
+Key = tuple[Tenant, UUID]
+
+
+@dataclass(eq=False, slots=True)
+class Watcher:
+    """One socket's interest in one run."""
+
+    key: Key
+    seq: int
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Hub:
+    """Wakes watchers. `run` is owned by the app's task group."""
+
+    def __init__(self, db: Database, listener: Listener) -> None:
+        self._db = db
+        self._listener = listener
+        self._watchers: dict[Key, set[Watcher]] = {}
+        self._tick = asyncio.Event()
+
+    @property
+    def watching(self) -> int:
+        """How many sockets watch a run."""
+        return sum(map(len, self._watchers.values()))
+
+    async def run(self) -> None:
+        """Look at the watched runs whenever hinted, or when the poll is due, until cancelled."""
+        while True:
+            await self._listener.wait(SLOW_S if self._listener.up else FAST_S)
+            self._tick.set()
+            self._tick = asyncio.Event()
+            if self._watchers:
+                try:
+                    await self._look()
+                except DatabaseUnavailable:
+                    await asyncio.sleep(FAST_S)
+            await asyncio.sleep(COALESCE_S)
+
+    async def _look(self) -> None:
+        keys = list(self._watchers)
+        params = {"tenants": [tenant for tenant, _ in keys], "runs": [run for _, run in keys]}
+        async with self._db.reading() as conn:
+            found = await (await conn.execute(reads.READS.news, params)).fetchall()
+        for tenant, run_id, last_seq, status in found:
+            for watcher in self._watchers.get((tenant, run_id), ()):
+                if last_seq > watcher.seq or RunStatus(status).final:
+                    watcher.news.set()
+
+    @contextmanager
+    def watch(self, tenant: Tenant, run_id: UUID, seq: int) -> Iterator[Watcher]:
+        """Yield a watcher that is woken when the run has events after its cursor."""
+        watcher = Watcher((tenant, run_id), seq)
+        self._watchers.setdefault(watcher.key, set()).add(watcher)
+        try:
+            yield watcher
+        finally:
+            mates = self._watchers[watcher.key]
+            mates.discard(watcher)
+            if not mates:
+                del self._watchers[watcher.key]
+
+    async def hinted(self) -> None:
+        """Return at the next hint or poll."""
+        await self._tick.wait()
+
+
+async def follow(hub: Hub, db: Database, tenant: Tenant, run_id: UUID, after: int) -> AsyncIterator[list[dict[str, Any]]]:
+    """Yield pages of a run's events after a number: first what is recorded, then what comes, without gap or repeat.
+
+    Ends after the run's final event (a redrive goes on with new ones). An outage of the database is waited out; an
+    empty page says that nothing came for a while. Raises NotFound.
+    """
+    await _require(db, tenant, run_id)
+    with hub.watch(tenant, run_id, after) as watcher:
+        while True:
+            watcher.news.clear()
+            try:
+                async with db.reading() as conn:
+                    rows = await reads.events(conn, tenant, run_id, after=watcher.seq, limit=PAGE)
+                    head = await reads.rows(conn, reads.READS.run_exists, {"tenant": tenant, "run": run_id})
+            except DatabaseUnavailable:
+                await asyncio.sleep(FAST_S)
+                continue
+            if rows:
+                if [row["seq"] for row in rows] != list(range(watcher.seq + 1, watcher.seq + 1 + len(rows))):
+                    raise RuntimeError(f"run {run_id} has a gap in its events after {watcher.seq}; run doctor")
+                watcher.seq = rows[-1]["seq"]
+                yield [reads.frame(run_id, row) for row in rows]
+                if len(rows) == PAGE:
+                    continue
+            if not head or (RunStatus(head[0]["status"]).final and watcher.seq >= head[0]["last_seq"]):
+                return
+            try:
+                async with asyncio.timeout(15.0):
+                    await watcher.news.wait()
+            except TimeoutError:
+                yield []
+
+
+async def _require(db: Database, tenant: Tenant, run_id: UUID) -> None:
+    async with db.reading() as conn:
+        if not await reads.rows(conn, reads.READS.run_exists, {"tenant": tenant, "run": run_id}):
+            raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))

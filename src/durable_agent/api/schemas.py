@@ -1,0 +1,214 @@
+"""What comes in: requests as pydantic models, in camelCase or snake_case, turned into the core's records."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from durable_agent.core import retry
+from durable_agent.core.records import (
+    MAX_PRIORITY,
+    MIN_PRIORITY,
+    Dependency,
+    FailureClass,
+    RetryPolicy,
+    RunSpec,
+    StepKind,
+    StepSpec,
+)
+from durable_agent.errors import InvalidRequest
+from durable_agent.settings import Settings
+
+MAX_BATCH = 1000
+
+
+def _plain(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("it contains a NUL character, which PostgreSQL cannot store")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_plain)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
+
+
+class Model(BaseModel):
+    """A request: unknown fields are refused, both spellings accepted."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True, allow_inf_nan=False)
+
+
+class RetryRequest(Model):
+    """How often and how fast a failed step is tried again; what is missing comes from the kind's default."""
+
+    max_attempts: int | None = Field(None, ge=1, le=1000)
+    base_s: float | None = Field(None, ge=0, le=3600)
+    factor: float | None = Field(None, ge=1, le=100)
+    cap_s: float | None = Field(None, ge=0, le=86_400)
+    non_retryable: list[FailureClass] | None = Field(None, max_length=10)
+
+    def to_policy(self, default: RetryPolicy) -> RetryPolicy:
+        """Return the policy, with the default's values where none are given."""
+
+        def chosen(given: Any, otherwise: Any) -> Any:
+            return otherwise if given is None else given
+
+        return RetryPolicy(
+            chosen(self.max_attempts, default.max_attempts), chosen(self.base_s, default.base_s),
+            chosen(self.factor, default.factor), chosen(self.cap_s, default.cap_s), frozenset(self.non_retryable or ()),
+        )  # fmt: skip
+
+
+class DependencyRequest(Model):
+    """An edge with a condition over the parent's `output` and the run's `input`."""
+
+    step: Name
+    when: Text | None = Field(None, max_length=2000)
+
+
+class StepRequest(Model):
+    """One step. `kind` and tool come from the name's prefix when not given: `tool_call.fetch_data`."""
+
+    name: Name
+    kind: StepKind | None = None
+    tool: Name | None = None
+    input: Any = None
+    depends_on: list[Name | DependencyRequest] = Field(default_factory=list, max_length=10_000)
+    when: Text | None = Field(None, max_length=2000)
+    retry: RetryRequest | None = None
+    timeout_s: float | None = Field(None, gt=0, le=604_800)
+    deadline_s: float | None = Field(None, gt=0, le=604_800)
+    queue: Name = "default"
+    priority: int = Field(0, ge=MIN_PRIORITY, le=MAX_PRIORITY)
+    max_crashes: int | None = Field(None, ge=1, le=100_000)
+    compensate: Name | None = None
+
+    def to_spec(self, settings: Settings) -> StepSpec:
+        """Return the step with every default filled in. Raises InvalidRequest for a kind that is not built yet."""
+        prefix, dot, rest = self.name.partition(".")
+        named = StepKind(prefix) if dot and prefix in StepKind else None
+        kind = self.kind or named or StepKind.TOOL_CALL
+        if kind not in _RUNNABLE:
+            raise InvalidRequest(f"step {self.name!r}: kind {kind.value!r} is not supported yet; use tool_call or llm_call",
+                                 field="steps.kind", step=self.name)  # fmt: skip
+        default = retry.default_policy(kind)
+        if kind is StepKind.TOOL_CALL:
+            default = RetryPolicy(settings.max_attempts, default.base_s, default.factor, default.cap_s)
+        return StepSpec(
+            name=self.name,
+            kind=kind,
+            tool=self.tool or self._tool(kind, rest if named else self.name),
+            input=self.input,
+            depends_on=tuple(Dependency(d) if isinstance(d, str) else Dependency(d.step, d.when) for d in self.depends_on),
+            when=self.when,
+            retry=self.retry.to_policy(default) if self.retry else default,
+            timeout_s=self.timeout_s,
+            deadline_s=self.deadline_s or settings.deadline_s,
+            queue=self.queue,
+            priority=self.priority,
+            max_crashes=self.max_crashes or settings.max_crashes,
+            compensate=self.compensate,
+        )
+
+    def _tool(self, kind: StepKind, rest: str) -> str:
+        if kind is not StepKind.TOOL_CALL:
+            return kind.value
+        named = self.input.get("tool") if isinstance(self.input, dict) else None
+        return named if isinstance(named, str) and named else rest
+
+
+# The other kinds are refused rather than queued for a worker that will never come.
+_RUNNABLE = frozenset({StepKind.TOOL_CALL, StepKind.LLM_CALL})
+
+
+class RunRequest(Model):
+    """A run: a goal and its steps."""
+
+    goal: Text | None = Field(None, max_length=10_000)
+    steps: list[StepRequest] = Field(min_length=1)
+    input: Any = None
+    metadata: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_later(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for name in ("graph", "agent", "budget"):
+                if value.get(name) is not None:
+                    raise ValueError(f"`{name}` is not supported yet; submit the run's `steps`")
+                value = {key: item for key, item in value.items() if key != name}
+        return value
+
+    def to_spec(self, settings: Settings) -> RunSpec:
+        """Return the run as the engine takes it. Raises InvalidRequest naming the step or field that is too large."""
+        if len(self.steps) > settings.max_steps:
+            raise InvalidRequest(
+                f"the run has {len(self.steps)} steps, more than the {settings.max_steps} allowed", field="steps"
+            )
+        check_value(self.input, "input", settings)
+        check_value(self.metadata, "metadata", settings)
+        for no, step in enumerate(self.steps):
+            check_value(step.input, f"steps.{no}.input", settings)
+        return RunSpec(
+            steps=tuple(step.to_spec(settings) for step in self.steps), goal=self.goal, input=self.input,
+            metadata=self.metadata,
+        )  # fmt: skip
+
+
+class BatchRequest(Model):
+    """Up to 1,000 runs, stored all or none."""
+
+    runs: list[RunRequest] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class ControlRequest(Model):
+    """Who asks and why; both are recorded."""
+
+    reason: Text | None = Field(None, max_length=2000)
+
+
+class RedriveRequest(Model):
+    """Which dead letters get another chance: one step of a run, a run's, or all that match."""
+
+    run_id: UUID | None = None
+    step: Name | None = None
+    reason: Text | None = Field(None, max_length=100)
+    tool: Name | None = None
+    all: bool = False
+    limit: int = Field(1000, ge=1, le=1000)
+    extra_attempts: int | None = Field(None, ge=1, le=1000)
+
+
+class KeyRequest(Model):
+    """A new API key."""
+
+    name: Name
+    scopes: list[Name] = Field(default_factory=lambda: ["read", "write", "operate"], min_length=1, max_length=10)
+    expires_in_days: int | None = Field(None, ge=1, le=3650)
+
+
+def check_value(value: Any, field: str, settings: Settings) -> None:
+    """Return if a JSON value can be stored. Raises InvalidRequest naming the field: too deep, too large, NUL, surrogate."""
+    if value is None:
+        return
+    if depth(value) > settings.max_depth:
+        raise InvalidRequest(f"{field} is nested deeper than {settings.max_depth}", field=field)
+    try:
+        text = orjson.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{field} cannot be stored: {error}", field=field) from None
+    if len(text) > settings.payload_limit_bytes:
+        raise InvalidRequest(f"{field} has {len(text)} bytes, more than {settings.payload_limit_bytes}", field=field)
+
+
+def depth(value: Any) -> int:
+    """Return how deep lists and objects are nested: 0 for a scalar. Does not recurse."""
+    deepest, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        deepest += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return deepest

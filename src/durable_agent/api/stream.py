@@ -1,0 +1,151 @@
+"""Live streams: WebSocket and server-sent events over the same cursor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from durable_agent.api.hub import follow
+from durable_agent.api.state import State, state_of
+from durable_agent.core.records import Tenant
+from durable_agent.db import reads
+from durable_agent.errors import DatabaseUnavailable, DurableAgentError, NotFound
+
+router = APIRouter()
+
+# A socket that takes no frame for so long is closed; it resumes by its cursor.
+SEND_TIMEOUT_S: Final = 30.0
+_LOOK_BACK: Final = timedelta(seconds=2)
+_CLOSE: Final = {401: 4401, 403: 4403, 404: 4404, 422: 4422, 503: 1013}
+
+
+@router.websocket("/ws/{run_id}")
+async def watch_run(socket: WebSocket, run_id: str, after: str = "0") -> None:
+    """Send the run's events after SEQ, one JSON object a frame; close with 1000 after its final event."""
+    state = state_of(socket)
+    try:
+        principal = await state.guard.admit(socket, "read")
+        key, start = _parse(run_id, after)
+        await socket.accept()
+        async with _until_gone(socket):
+            async for page in follow(state.hub, state.db, principal.tenant, key, start):
+                for event in page:
+                    await _send(socket, event)
+            await socket.close(1000)
+    except DurableAgentError as error:
+        await _refuse(socket, error)
+    except (WebSocketDisconnect, _Gone):
+        return
+    except TimeoutError:
+        with suppress(RuntimeError):
+            await socket.close(1013, "too slow; resume with ?after=SEQ")
+
+
+@router.websocket("/ws")
+async def watch_all(socket: WebSocket) -> None:
+    """Send run-level events of all the tenant's runs from now on."""
+    state = state_of(socket)
+    try:
+        principal = await state.guard.admit(socket, "read")
+        await socket.accept()
+        async with _until_gone(socket):
+            async for event in _run_events(state, principal.tenant):
+                await _send(socket, event)
+    except DurableAgentError as error:
+        await _refuse(socket, error)
+    except (WebSocketDisconnect, _Gone, TimeoutError):
+        return
+
+
+class _Gone(Exception):
+    """The other side closed the socket."""
+
+
+class _until_gone:
+    """Cancel the sending when the other side closes: a stream with no news would not notice otherwise."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        sender = asyncio.current_task()
+        assert sender is not None
+
+        async def listen() -> None:
+            with suppress(WebSocketDisconnect, RuntimeError):
+                while (await self._socket.receive())["type"] != "websocket.disconnect":
+                    pass
+            self._gone = True
+            sender.cancel()
+
+        self._listener = asyncio.create_task(listen())
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._listener.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._listener
+        if self._gone and kind is asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            raise _Gone
+
+
+async def _send(socket: WebSocket, event: dict[str, Any]) -> None:
+    async with asyncio.timeout(SEND_TIMEOUT_S):
+        await socket.send_text(orjson.dumps(event).decode())
+
+
+async def _refuse(socket: WebSocket, error: DurableAgentError) -> None:
+    with suppress(RuntimeError, WebSocketDisconnect):
+        if socket.application_state.name == "CONNECTING":
+            await socket.accept()  # a close code reaches the client only on an open socket
+        await socket.close(_CLOSE.get(error.status, 1011), error.message[:120])
+
+
+def _parse(run_id: str, after: str) -> tuple[UUID, int]:
+    try:
+        key = UUID(run_id)
+    except ValueError:
+        raise NotFound(f"run {run_id!r} does not exist: it is no run id", run_id=run_id) from None
+    return key, int(after) if after.isdigit() and len(after) < 10 else 0
+
+
+async def sse(state: State, tenant: Tenant, run_id: UUID, after: int) -> AsyncIterator[bytes]:
+    """Yield a run's events as server-sent events whose ids are their numbers; a comment keeps an idle stream open."""
+    yield b"retry: 1000\n\n"
+    async for page in follow(state.hub, state.db, tenant, run_id, after):
+        if not page:
+            yield b": nothing new\n\n"
+        for event in page:
+            yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], event["type"].encode(), orjson.dumps(event))
+
+
+async def _run_events(state: State, tenant: Tenant) -> AsyncIterator[dict[str, Any]]:
+    # A commit may be seen later than it is stamped, so a moment is looked back; what was sent is remembered that long.
+    since = datetime.now(UTC)
+    sent: set[tuple[UUID, int]] = set()
+    first = True
+    while True:
+        try:
+            async with state.db.reading() as conn:
+                params = {"tenant": tenant, "since": since - _LOOK_BACK}
+                rows = await reads.rows(conn, reads.READS.run_events_since, params)
+        except DatabaseUnavailable:
+            rows = []
+        for row in rows:
+            if (row["run_id"], row["seq"]) not in sent and not (first and row["at"] < since):
+                yield reads.frame(row["run_id"], row)
+        if rows:
+            sent = {(row["run_id"], row["seq"]) for row in rows}
+            since = max(since, rows[-1]["at"])
+        first = False
+        await state.hub.hinted()

@@ -1,0 +1,61 @@
+"""What people look at: runs, steps, events, workers, dead letters. Reading only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import orjson
+from psycopg.rows import dict_row
+
+from durable_agent.core.events import StoredEvent
+from durable_agent.core.records import Tenant
+from durable_agent.db.pool import Connection
+from durable_agent.db.sql import load
+
+READS = load("reads")
+
+
+async def rows(conn: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a reading statement as dictionaries."""
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement.encode(), params)
+        return await cursor.fetchall()
+
+
+async def run(conn: Connection, tenant: Tenant, run_id: UUID) -> dict[str, Any] | None:
+    """Return a run without its steps, or None."""
+    found = await rows(conn, READS.get_run, {"tenant": tenant, "run": run_id})
+    return found[0] if found else None
+
+
+async def steps(conn: Connection, tenant: Tenant, run_id: UUID) -> list[dict[str, Any]]:
+    """Return a run's steps by number, as they stand."""
+    return await rows(conn, READS.get_steps, {"tenant": tenant, "run": run_id})
+
+
+async def events(
+    conn: Connection, tenant: Tenant, run_id: UUID, *, after: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return a run's events after a number, in order, at most `limit`, as stored."""
+    return await rows(conn, READS.events_after, {"tenant": tenant, "run": run_id, "after": after, "limit": limit})
+
+
+def frame(run_id: UUID, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event as watchers see it: what may be erased is merged into its data."""
+    data = orjson.loads(row["data"])
+    if row.get("detail") is not None:
+        data.pop("detail_sha256", None)
+        data.update(orjson.loads(row["detail"]))
+    step = row.get("step")
+    return {"seq": row["seq"], "type": row["type"], "run_id": str(run_id), "step": step, "at": row["at"], "data": data}
+
+
+def stored(row: Mapping[str, Any]) -> StoredEvent:
+    """Return an event as the chain sees it."""
+    detail = row["detail"]
+    return StoredEvent(
+        row["seq"], row["type"], row["step_no"], row["at"], row["data"].encode(),
+        detail.encode() if detail is not None else None, bytes(row["hash"]),
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+-- name: get_run
+-- One run. Index: runs_pk.
+select r.id, r.status, r.goal, r.graph, r.lane, r.input, r.metadata, r.error, r.steps_total, r.steps_left, r.last_seq,
+       r.created_at, r.started_at, r.finished_at, encode(r.chain, 'hex') as chain
+from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
+
+-- name: get_steps
+-- A run's steps as they stand: the queue's word where a step is in it, else its own row. Index: steps_pk, queue_pk.
+select s.no, s.name, s.kind, s.tool, s.parents, s.condition, s.edge_conditions,
+       case q.state when 'leased' then 'running' when 'ready' then 'ready' when 'scheduled' then 'ready'
+                    when 'held' then 'ready' else s.status end as status,
+       coalesce(q.claim_no, s.claim_no) as claim_no, coalesce(q.failures, s.failures) as failures,
+       coalesce(q.crashes, s.crashes) as crashes, s.max_attempts, s.max_crashes, s.timeout_s, s.deadline_s, s.retry,
+       q.due_at as not_before, coalesce(q.claimed_at, s.started_at) as started_at, s.finished_at,
+       coalesce(w.worker, s.worker) as worker, s.input, s.output, s.error, s.deps_left, q.state as queue_state,
+       t.queue, 1000 - (s.ord >> 52) as priority
+from steps s
+left join queue q on q.tenant = s.tenant and q.run_id = s.run_id and q.no = s.no
+left join workers w on w.tenant = 0 and w.session = q.session
+left join routes t on t.tenant = s.tenant and t.route = s.route
+where s.tenant = %(tenant)s and s.run_id = %(run)s order by s.no;
+
+-- name: list_runs
+-- Runs, newest first, by filters and from a cursor. Index: runs_pk backwards, runs_open for a status.
+select r.id, r.status, r.goal, r.graph, r.steps_total, r.steps_left, r.last_seq, r.created_at, r.started_at, r.finished_at,
+       r.error
+from runs r
+where r.tenant = %(tenant)s
+  and (%(before)s::uuid is null or r.id < %(before)s::uuid)
+  and (%(status)s::text[] is null or r.status = any(%(status)s::text[]))
+  and (%(graph)s::text is null or r.graph = %(graph)s::text)
+  and (%(q)s::text is null or position(lower(%(q)s::text) in lower(coalesce(r.goal, ''))) > 0)
+  and (%(since)s::timestamptz is null or r.id >= uuid_floor(%(since)s::timestamptz))
+  and (%(until)s::timestamptz is null or r.id < uuid_floor(%(until)s::timestamptz))
+order by r.id desc limit %(limit)s;
+
+-- name: run_exists
+-- Whether a tenant has a run, and how far its history goes. Index: runs_pk.
+select r.status, r.last_seq from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
+
+-- name: events_after
+-- A run's events after a number, in order. Index: events_pk, steps_pk.
+select e.seq, e.type, s.name as step, e.step_no, e.at, e.data::text as data, e.detail::text as detail, e.hash
+from events e
+left join steps s on s.tenant = e.tenant and s.run_id = e.run_id and s.no = e.step_no
+where e.tenant = %(tenant)s and e.run_id = %(run)s and e.seq > %(after)s
+order by e.seq limit %(limit)s;
+
+-- name: news
+-- How far the histories of some runs go: what a hint makes the watchers look at. Index: runs_pk.
+select r.tenant, r.id, r.last_seq, r.status
+from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
+join runs r on r.tenant = d.tenant and r.id = d.id;
+
+-- name: run_events_since
+-- Run-level events of a tenant's runs after a time, in order of time. Index: events_pk by the runs of the last days.
+select e.run_id, e.seq, e.type, e.at, e.data::text as data, e.detail::text as detail
+from events e
+where e.tenant = %(tenant)s and e.run_id >= uuid_floor(%(since)s::timestamptz - interval '31 days')
+  and e.at > %(since)s::timestamptz and e.step_no is null
+order by e.at, e.run_id, e.seq limit 1000;
+
+-- name: list_workers
+-- The registry: sessions, the living first. Index: none needed, the table holds one row a worker.
+select w.session, w.worker, w.state, w.running, w.concurrency, w.beat_at, w.lease_until, w.started_at, w.stopped_at,
+       w.suspected_at, w.loop_lag_ms, w.queues, w.offers, w.host, w.os_pid, w.version,
+       extract(epoch from engine_now() - w.beat_at)::float8 as beat_age_s
+from workers w where w.tenant = 0 order by w.state in ('stopped', 'lost'), w.started_at desc limit 500;
+
+-- name: list_dead_letters
+-- Dead letters, newest first, by filters and from a cursor. Index: dead_letters_pk.
+select d.run_id, d.no, d.name, d.tool, d.reason, d.failure, d.message, d.at, s.failures, s.crashes, s.claim_no
+from dead_letters d
+join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
+where d.tenant = %(tenant)s
+  and (%(reason)s::text is null or d.reason = %(reason)s::text)
+  and (%(tool)s::text is null or d.tool = %(tool)s::text)
+  and (%(run)s::uuid is null or d.run_id = %(run)s::uuid)
+  and (%(before_run)s::uuid is null or (d.run_id, d.no) < (%(before_run)s::uuid, %(before_no)s::int))
+order by d.run_id desc, d.no desc limit %(limit)s;
+
+-- name: count_dead_letters
+-- How many dead letters there are, by reason. Index: dead_letters_pk.
+select d.reason, count(*)::int from dead_letters d where d.tenant = %(tenant)s group by d.reason order by d.reason;
+
+-- name: stats
+-- What `/metrics` and `/healthz` show of the queue and the workers, over all tenants. The queue holds only live work.
+select
+  (select count(*) from queue q where q.state = 'ready')::int as ready,
+  (select count(*) from queue q where q.state = 'scheduled')::int as scheduled,
+  (select count(*) from queue q where q.state = 'held')::int as held,
+  (select count(*) from queue q where q.state = 'leased')::int as leased,
+  (select extract(epoch from engine_now() - min(q.queued_at))::float8 from queue q where q.state = 'ready') as oldest_ready_s,
+  (select count(*) from workers w where w.state = 'active' and w.lease_until > engine_now())::int as active,
+  (select count(*) from workers w where w.state = 'draining')::int as draining,
+  (select count(*) from workers w where w.state = 'lost')::int as lost,
+  (select count(*) from dead_letters)::int as dead_letters;
+
+-- name: schema_revision
+-- The schema's revision.
+select version_num from alembic_version;
