@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import structlog
@@ -18,6 +19,22 @@ class Counters:
     fenced: int = 0
     leases_lost: int = 0
     stranded: int = 0
+    loop_lag_s: float = 0.0
+
+
+class Metric(StrEnum):
+    """The names of the metrics; each is a row of `docs/telemetry.md` with its unit."""
+
+    QUEUE_DEPTH = "durable_agent_queue_steps"
+    OLDEST_READY = "durable_agent_oldest_ready_seconds"
+    WORKERS = "durable_agent_workers"
+    DEAD_LETTERS = "durable_agent_dead_letters"
+    LISTENER_UP = "durable_agent_listener_up"
+    WATCHERS = "durable_agent_watchers"
+    LOOP_LAG = "durable_agent_event_loop_lag_seconds"
+    LEASES_LOST = "durable_agent_leases_lost"
+    FENCED = "durable_agent_fenced_writes"
+    STRANDED = "durable_agent_stranded_runs"
 
 
 def logger(name: str) -> Any:

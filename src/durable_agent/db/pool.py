@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
+import orjson
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from durable_agent.errors import DatabaseUnavailable
@@ -31,7 +33,7 @@ _ENGINE_SETTINGS: LiteralString = (
 )
 _TIMEOUTS: LiteralString = (
     "select set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
-    " set_config('idle_in_transaction_session_timeout', %s, false)"
+    " set_config('idle_in_transaction_session_timeout', %s, false), set_config('TimeZone', 'UTC', false)"
 )
 
 
@@ -93,6 +95,7 @@ class Database:
 
     async def _configure(self, conn: Connection) -> None:
         row = await (await conn.execute("select pg_backend_pid()")).fetchone()
+        set_json_loads(orjson.loads, conn)
         self.pooled = is_pooled(conn, row[0] if row else 0)
         if self.pooled:
             conn.prepare_threshold = None

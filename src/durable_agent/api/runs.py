@@ -1,0 +1,219 @@
+"""Runs: start, read, control, export, explain."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import BaseModel, ValidationError
+from starlette.responses import Response, StreamingResponse
+
+from durable_agent.api.problems import from_validation
+from durable_agent.api.schemas import BatchRequest, ControlRequest, RunRequest
+from durable_agent.api.state import reply, state_of
+from durable_agent.api.stream import sse
+from durable_agent.api.views import cursor_of, read_cursor, run_view
+from durable_agent.core.states import RunStatus
+from durable_agent.db import reads
+from durable_agent.db.doorbell import CONTROL, EVENTS, READY
+from durable_agent.db.keys import Principal
+from durable_agent.engine import control
+from durable_agent.engine.explain import explain
+from durable_agent.engine.export import export_lines
+from durable_agent.engine.submit import Submission, Submitted
+from durable_agent.errors import CallerError, InvalidRequest, NotFound
+
+router = APIRouter(tags=["runs"])
+
+
+def asks(scope: str) -> Any:
+    """Return the dependency that admits who has a scope."""
+
+    async def admit(request: Request) -> Principal:
+        return await state_of(request).guard.admit(request, scope)
+
+    return Depends(admit)
+
+
+Reader = Annotated[Principal, asks("read")]
+Writer = Annotated[Principal, asks("write")]
+Operator = Annotated[Principal, asks("operate")]
+
+
+async def body_of(request: Request) -> bytes:
+    """Return the request's body."""
+    return await request.body()
+
+
+def parsed(model: type[BaseModel], body: bytes) -> Any:
+    """Return the body as the model. Raises ValidationError or CallerError for what is no JSON at all."""
+    try:
+        value = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as error:
+        raise CallerError(f"the body is no JSON document: {error}") from None
+    return model.model_validate(value)
+
+
+def takes(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI of a body that is parsed by hand."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+@router.post("/runs", status_code=201, openapi_extra=takes(RunRequest))
+async def start_run(
+    request: Request, who: Writer, idempotency_key: Annotated[str | None, Header(max_length=255, min_length=1)] = None
+) -> Response:
+    """Start a run. The same Idempotency-Key and body give the same run (200); another body is refused (422)."""
+    state, body = state_of(request), await body_of(request)
+    try:
+        spec = parsed(RunRequest, body).to_spec(state.settings)
+    except ValidationError as error:
+        return from_validation(list(error.errors(include_url=False)))
+    digest = hashlib.sha256(_canonical(body)).digest() if idempotency_key else None
+    submitted = await state.submitter.submit(who.tenant, Submission(spec, idempotency_key, digest))
+    headers = {"Location": f"/runs/{submitted.run_id}"}
+    if not submitted.created:
+        headers["Idempotent-Replayed"] = "true"
+    return reply(_started(request, submitted), 201 if submitted.created else 200, headers)
+
+
+@router.post("/runs/batch", status_code=201, openapi_extra=takes(BatchRequest))
+async def start_runs(request: Request, who: Writer) -> Response:
+    """Start up to 1,000 runs in one transaction: all of them, or none."""
+    state = state_of(request)
+    try:
+        batch: BatchRequest = parsed(BatchRequest, await body_of(request))
+    except ValidationError as error:
+        return from_validation(list(error.errors(include_url=False)))
+    submissions = []
+    for index, one in enumerate(batch.runs):
+        try:
+            submissions.append(Submission(one.to_spec(state.settings)))
+        except InvalidRequest as error:
+            error.facts["run"] = index
+            raise
+    submitted = await state.submitter.submit_all(who.tenant, submissions)
+    return reply({"items": [_started(request, one) for one in submitted]}, 201)
+
+
+def _canonical(body: bytes) -> bytes:
+    return orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+
+
+def _started(request: Request, one: Submitted) -> dict[str, Any]:
+    secure = "wss" if request.url.scheme == "https" else "ws"
+    answer: dict[str, Any] = {
+        "id": str(one.run_id),
+        "status": one.status,
+        "ws_url": f"{secure}://{request.headers.get('host', '')}/ws/{one.run_id}",
+    }
+    if one.warnings:
+        answer["warnings"] = list(one.warnings)
+    return answer
+
+
+@router.get("/runs")
+async def list_runs(
+    request: Request, who: Reader, status: Annotated[list[RunStatus] | None, Query()] = None,
+    graph: Annotated[str | None, Query(max_length=200)] = None, q: Annotated[str | None, Query(max_length=200)] = None,
+    since: datetime | None = None, until: datetime | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:  # fmt: skip
+    """List runs, newest first. `cursor` is the `next_cursor` of the page before."""
+    before = read_cursor(cursor)
+    params = {
+        "tenant": who.tenant, "status": [s.value for s in status] if status else None, "graph": graph, "q": q,
+        "since": since, "until": until, "limit": limit + 1, "before": before[0] if before else None,
+    }  # fmt: skip
+    async with state_of(request).db.reading() as conn:
+        rows = await reads.rows(conn, reads.READS.list_runs, params)
+    page = rows[:limit]
+    more = cursor_of(str(page[-1]["id"])) if len(rows) > limit else None
+    return reply({"items": page, "next_cursor": more})
+
+
+@router.get("/runs/{run_id}")
+async def get_run(request: Request, run_id: UUID, who: Reader) -> Response:
+    """Return the run with its graph and every step as it stands."""
+    async with state_of(request).db.reading() as conn:
+        found = await reads.run(conn, who.tenant, run_id)
+        if found is None:
+            raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
+        steps = await reads.steps(conn, who.tenant, run_id)
+    return reply(run_view(found, steps))
+
+
+@router.get("/runs/{run_id}/events")
+async def get_events(
+    request: Request, run_id: UUID, who: Reader, after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 500, accept: Annotated[str | None, Header()] = None,
+    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+) -> Response:  # fmt: skip
+    """Return the events after a number; as a live stream when `Accept: text/event-stream`."""
+    state = state_of(request)
+    async with state.db.reading() as conn:
+        if await reads.run(conn, who.tenant, run_id) is None:
+            raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
+        if accept and "text/event-stream" in accept:
+            start = int(last_event_id) if last_event_id and last_event_id.isdigit() else after
+            stream = sse(state, who.tenant, run_id, start)
+            return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        rows = await reads.events(conn, who.tenant, run_id, after=after, limit=limit + 1)
+    items = [reads.frame(run_id, row) for row in rows[:limit]]
+    return reply({"items": items, "next_after": items[-1]["seq"] if len(rows) > limit else None})
+
+
+@router.get("/runs/{run_id}/export")
+async def export_run(request: Request, run_id: UUID, who: Reader) -> Response:
+    """Return the run's whole history as JSON lines, which `durable-agent runs verify FILE` checks by itself."""
+    lines = export_lines(state_of(request).db, who.tenant, run_id)
+    first = await anext(lines)
+
+    async def all_lines() -> AsyncIterator[bytes]:
+        yield first
+        async for line in lines:
+            yield line
+
+    headers = {"Content-Disposition": f'attachment; filename="run-{run_id}.jsonl"'}
+    return StreamingResponse(all_lines(), media_type="application/jsonl", headers=headers)
+
+
+@router.get("/runs/{run_id}/explain")
+async def explain_run(request: Request, run_id: UUID, who: Reader) -> Response:
+    """Say for each unfinished step why it is not moving: one reason of a closed list, with its facts."""
+    return reply((await explain(state_of(request).db, who.tenant, run_id)).to_json())
+
+
+async def _control(request: Request, verb: Any, run_id: UUID, who: Principal) -> Response:
+    state = state_of(request)
+    try:
+        asked: ControlRequest = parsed(ControlRequest, await body_of(request))
+    except ValidationError as error:
+        return from_validation(list(error.errors(include_url=False)))
+    status = await verb(state.db, who.tenant, run_id, actor=who.actor, reason=asked.reason)
+    state.bell.ring(EVENTS, READY, CONTROL)
+    return reply({"id": str(run_id), "status": status}, 202)
+
+
+@router.post("/runs/{run_id}/cancel", status_code=202)
+async def cancel_run(request: Request, run_id: UUID, who: Operator) -> Response:
+    """Cancel the run; attempts in flight are stopped in under a second."""
+    return await _control(request, control.cancel, run_id, who)
+
+
+@router.post("/runs/{run_id}/pause", status_code=202)
+async def pause_run(request: Request, run_id: UUID, who: Operator) -> Response:
+    """Stop claiming the run's steps; attempts in flight go on to their end."""
+    return await _control(request, control.pause, run_id, who)
+
+
+@router.post("/runs/{run_id}/resume", status_code=202)
+async def resume_run(request: Request, run_id: UUID, who: Operator) -> Response:
+    """Let a paused run go on."""
+    return await _control(request, control.resume, run_id, who)

@@ -1,0 +1,55 @@
+"""What goes out: rows as the answers of the API, by an allow-list of fields, and cursors."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from durable_agent.errors import InvalidRequest
+
+_RUN = (
+    "id", "status", "goal", "graph", "input", "metadata", "error", "steps_total", "steps_left", "last_seq", "created_at",
+    "started_at", "finished_at",
+)  # fmt: skip
+_STEP = (
+    "no", "name", "kind", "tool", "status", "failures", "crashes", "claim_no", "max_attempts", "max_crashes", "not_before",
+    "started_at", "finished_at", "worker", "queue", "priority", "timeout_s", "deadline_s", "retry", "input", "output", "error",
+)  # fmt: skip
+
+
+def run_view(run: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a run with its steps; dependencies by name, `attempt` counting tries from 1."""
+    names = [step["name"] for step in steps]
+    return {
+        **{name: run[name] for name in _RUN},
+        "steps": [
+            {
+                **{name: step[name] for name in _STEP},
+                # A pending step has made no attempt; one that failed and waits is at its next.
+                "attempt": step["failures"] + (step["status"] in ("ready", "running", "succeeded")),
+                "depends_on": [names[no] for no in step["parents"]],
+                "when": step["condition"],
+            }
+            for step in steps
+        ],
+    }
+
+
+def cursor_of(*parts: str) -> str:
+    """Return an opaque cursor."""
+    return base64.urlsafe_b64encode("|".join(parts).encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None) -> list[str] | None:
+    """Return a cursor's parts, or None. Raises InvalidRequest for what is none."""
+    if cursor is None:
+        return None
+    try:
+        parts = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split("|")
+        if len(parts[0]) != 36 or not parts[0].replace("-", "").isalnum():
+            raise ValueError
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        raise InvalidRequest("cursor is not one this server gave; leave it out to start anew", field="cursor") from None
+    return parts

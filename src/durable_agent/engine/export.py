@@ -1,0 +1,109 @@
+"""Export: a run's whole history as JSON lines that prove themselves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from durable_agent.core.events import ChainBroken, StoredEvent, digest, dumps, fold, verify
+from durable_agent.core.records import Tenant
+from durable_agent.db import reads
+from durable_agent.db.pool import Connection, Database
+from durable_agent.errors import NotFound
+
+FORMAT = 1
+_PAGE = 1000
+
+
+async def export_lines(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[bytes]:
+    """Yield the lines of a run's export: run, steps, events in order with their hashes, end. Raises NotFound.
+
+    All lines are of one moment: they are read in one snapshot.
+    """
+    async with db.reading() as conn, conn.transaction():
+        await conn.execute("set transaction isolation level repeatable read, read only")
+        run = await reads.run(conn, tenant, run_id)
+        if run is None:
+            raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
+        yield _line({"kind": "run", "format": FORMAT, **run})
+        for step in await reads.steps(conn, tenant, run_id):
+            yield _line({"kind": "step", **step})
+        async for row in _events(conn, tenant, run_id):
+            yield _line({"kind": "event", **row, "hash": bytes(row["hash"]).hex()})
+        yield _line({"kind": "end", "events": run["last_seq"], "chain": run["chain"]})
+
+
+async def _events(conn: Connection, tenant: Tenant, run_id: UUID) -> AsyncIterator[dict[str, Any]]:
+    after = 0
+    while rows := await reads.events(conn, tenant, run_id, after=after, limit=_PAGE):
+        for row in rows:
+            yield row
+        after = rows[-1]["seq"]
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return orjson.dumps(value, default=str) + b"\n"
+
+
+class NotAnExport(Exception):
+    """The file is no export of a run."""
+
+
+def verify_export(lines: Iterable[bytes]) -> tuple[UUID, int]:
+    """Return the run's id and number of events when an export proves itself: chain, tail, outputs, fold.
+
+    Raises ChainBroken with the first event that does not fit, NotAnExport.
+    """
+    try:
+        documents = [orjson.loads(line) for line in lines if line.strip()]
+        run = next(d for d in documents if d["kind"] == "run")
+        end = next((d for d in documents if d["kind"] == "end"), None)
+        steps = [d for d in documents if d["kind"] == "step"]
+        events = [_stored(d) for d in documents if d["kind"] == "event"]
+        run_id, head = UUID(run["id"]), bytes.fromhex(run["chain"])
+    except (orjson.JSONDecodeError, KeyError, StopIteration, TypeError, ValueError) as error:
+        raise NotAnExport(f"this is no export of a run: {error}") from None
+    count = verify(run_id, events, head=head, last_seq=run["last_seq"])
+    if end is None or end["events"] != count or end["chain"] != run["chain"]:
+        raise ChainBroken(count + 1, "the end of the export is missing or does not fit")
+    faults = row_faults(run, steps, events)
+    if faults:
+        raise ChainBroken(count, faults[0])
+    return run_id, count
+
+
+def row_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
+    """Return where a run's rows are not what its events, folded through the machines, say they are."""
+    folded = fold([s["parents"] for s in steps], ((e.seq, e.type, e.step_no, orjson.loads(e.data)) for e in events))
+    faults = list(folded.faults)
+    if folded.status is None or folded.status.value != run["status"]:
+        faults.append(f"the run is {run['status']}, its events say {folded.status}")
+    if folded.steps_left != run["steps_left"]:
+        faults.append(f"the run has {run['steps_left']} steps left, its events say {folded.steps_left}")
+    outputs = {
+        e.step_no: orjson.loads(e.data)["output_sha256"] for e in events if e.type == "step.succeeded"
+    }
+    for step in steps:
+        if step["no"] not in folded.steps:
+            faults.append(f"step {step['name']!r} is not numbered from 0")
+            continue
+        said = folded.steps[step["no"]]
+        for name, mine in (("status", said.status.value), ("claim_no", said.claim_no), ("failures", said.failures),
+                           ("crashes", said.crashes)):  # fmt: skip
+            if step[name] != mine:
+                faults.append(f"step {step['name']!r}: {name} is {step[name]}, its events say {mine}")
+        if step["status"] == "succeeded" and outputs.get(step["no"]) != digest(dumps(step["output"])):
+            faults.append(f"step {step['name']!r}: its output is not the one that was recorded")
+    return faults
+
+
+def _stored(d: dict[str, Any]) -> StoredEvent:
+    detail = d["detail"].encode() if d["detail"] is not None else None
+    return StoredEvent(
+        d["seq"], d["type"], d["step_no"], datetime.fromisoformat(d["at"]), d["data"].encode(), detail,
+        bytes.fromhex(d["hash"]),
+    )  # fmt: skip
