@@ -13,12 +13,13 @@ import structlog
 
 @dataclass(slots=True)
 class Counters:
-    """What one process counted since it started; shown by `/metrics`."""
+    """What one process counted since it started, and how late its event loop runs; shown by `/metrics`."""
 
     settled: int = 0
     fenced: int = 0
     leases_lost: int = 0
     stranded: int = 0
+    loop_lag_s: float = 0.0
     loop_lag_s: float = 0.0
 
 

@@ -90,7 +90,7 @@ class StepRequest(Model):
     def to_spec(self, settings: Settings) -> StepSpec:
         """Return the step with every default filled in. Raises InvalidRequest for a kind that is not built yet."""
         prefix, dot, rest = self.name.partition(".")
-        named = StepKind(prefix) if dot and prefix in StepKind else None
+        named = StepKind(prefix) if dot and prefix in _KINDS else None
         kind = self.kind or named or StepKind.TOOL_CALL
         if kind not in _RUNNABLE:
             raise InvalidRequest(f"step {self.name!r}: kind {kind.value!r} is not supported yet; use tool_call or llm_call",
@@ -122,6 +122,7 @@ class StepRequest(Model):
 
 
 # The other kinds are refused rather than queued for a worker that will never come.
+_KINDS = frozenset(StepKind)
 _RUNNABLE = frozenset({StepKind.TOOL_CALL, StepKind.LLM_CALL})
 
 

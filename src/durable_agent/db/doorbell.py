@@ -97,7 +97,7 @@ class Listener:
             self._enabled = False
             return
         for channel in sorted(self._channels):
-            await conn.execute(f'listen "{channel}"')  # type: ignore[arg-type]  # constants of this module
+            await conn.execute(f'listen "{channel}"')  # constants of this module
         self.up = True
         self.hint(*self._channels)
         async for notify in conn.notifies():

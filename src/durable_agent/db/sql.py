@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.resources import files
-from typing import LiteralString, cast
 
 _NAME = re.compile(r"^-- name: (\w+)[^\n]*$", re.MULTILINE)
 
@@ -18,25 +17,25 @@ _NAME = re.compile(r"^-- name: (\w+)[^\n]*$", re.MULTILINE)
 class Statements:
     """One file's statements as attributes; an unknown name is an AttributeError at first use."""
 
-    def __init__(self, family: str, texts: dict[str, LiteralString]) -> None:
+    def __init__(self, family: str, texts: dict[str, str]) -> None:
         self.family = family
         self.texts = texts
 
-    def __getattr__(self, name: str) -> LiteralString:
+    def __getattr__(self, name: str) -> str:
         try:
             return self.texts[name]
         except KeyError:
             raise AttributeError(f"db/sql/{self.family}.sql has no statement named {name!r}") from None
 
 
-def parse(text: str) -> dict[str, LiteralString]:
+def parse(text: str) -> dict[str, str]:
     """Return the statements of a file's text by name, in order; a name used twice is a ValueError."""
     parts = _NAME.split(text)
-    found: dict[str, LiteralString] = {}
+    found: dict[str, str] = {}
     for name, body in zip(parts[1::2], parts[2::2], strict=True):
         if name in found:
             raise ValueError(f"statement {name!r} is defined twice")
-        found[name] = cast(LiteralString, f"/* {name} */ {body.strip()}")
+        found[name] = f"/* {name} */ {body.strip()}"
     return found
 
 

@@ -122,15 +122,19 @@ class Heart:
         rows = conn.execute(SESSIONS.owned, {"session": offer.session}).fetchall()
         self.beats += 1
         beat = Beat(sent_s, frozenset(Token(row[0]) for row in rows))
-        self._in_loop(lambda: (self.first.set(), self._on_beat(beat)))
+        self._in_loop(lambda: self._tell(beat))
+
+    def _tell(self, beat: Beat) -> None:
+        self.first.set()
+        self._on_beat(beat)
 
     def _sleep(self, conn: psycopg.Connection[Any]) -> None:
         """Sleep until the next beat, a call or the loss of the connection, which raises at the next beat."""
         until_s = time.monotonic() + self._beat_s * (0.9 + random.random() / 10)
         while not self._stopping and (left_s := until_s - time.monotonic()) > 0:
             self._watch_loop()
-            readable, _, _ = select.select([self._ear, conn.fileno()], [], [], min(left_s, self._watch_s))
-            if self._ear in readable:
+            readable, _, _ = select.select([self._ear.fileno(), conn.fileno()], [], [], min(left_s, self._watch_s))
+            if self._ear.fileno() in readable:
                 self._ear.recv(64)
                 return
             if readable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any
 from uuid import UUID
 
 from durable_agent.core.events import digest, dumps, link, micros
@@ -50,7 +50,7 @@ class Head:
 class Row:
     """A statement, the columns it takes as arrays, and the rows gathered for it."""
 
-    statement: LiteralString
+    statement: str
     columns: tuple[str, ...]
     guarded: bool
     rows: list[tuple[Any, ...]] = field(default_factory=list)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,12 +41,12 @@ class Running:
 
 @dataclass(slots=True)
 class Worker:
-    """Runs steps until told to drain. `poll_s` is how often it looks without being hinted."""
+    """Runs steps until told to drain. `poll_s()` is how often it looks without being hinted, in seconds."""
 
     backend: Backend
     registry: Registry
     concurrency: int
-    poll_s: float
+    poll_s: Callable[[], float]
     grace_s: float
     payload_limit_bytes: int
     lease_s: float
@@ -110,7 +110,7 @@ class Worker:
         return any(running.last_chance for running in self.running.values())
 
     async def _sleep(self, deadline_s: float | None) -> None:
-        timeout_s = self.poll_s * (0.9 + random.random() / 5)
+        timeout_s = self.poll_s() * (0.9 + random.random() / 5)
         if deadline_s is not None and self.running:
             timeout_s = min(timeout_s, max(0.0, deadline_s - time.monotonic()))
         try:

@@ -1,0 +1,5 @@
+"""`python -m durable_agent` is `durable-agent`."""
+
+from durable_agent.cli import main
+
+main()

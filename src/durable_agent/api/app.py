@@ -1,0 +1,207 @@
+"""The app: its parts made and ended by the lifespan, its limits, its server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from durable_agent import __version__
+from durable_agent.api import admin, problems, runs, schemas, stream
+from durable_agent.api.auth import Guard, host_of, is_loopback
+from durable_agent.api.hub import Hub
+from durable_agent.api.state import State, reply
+from durable_agent.db import keys
+from durable_agent.db.doorbell import EVENTS, Bell, Listener
+from durable_agent.db.pool import Database
+from durable_agent.engine.reap import Upkeep
+from durable_agent.engine.submit import Submitter
+from durable_agent.errors import Forbidden, InvalidRequest
+from durable_agent.settings import Settings
+from durable_agent.telemetry import Counters
+
+ASGI = Callable[..., Awaitable[None]]
+Scope = MutableMapping[str, Any]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the control plane; its lifespan opens the database and runs bell, hub, submitter and upkeep."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        url = settings.database_url
+        if url is None:
+            raise InvalidRequest("the API needs a database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
+        async with Database.open(
+            url, settings.direct_url, size=settings.api_pool_size, statement_timeout_s=settings.statement_timeout_s
+        ) as db:
+            state = _parts(settings, db)
+            app.state.parts = state
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(run, name=name) for name, run in _loops(settings, state).items()]
+                yield
+                for task in tasks:
+                    task.cancel()
+
+    app = FastAPI(
+        title="durable-agent", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        responses=problems.RESPONSES,
+    )  # fmt: skip
+    problems.install(app)
+    app.include_router(runs.router)
+    app.include_router(admin.router)
+    app.include_router(stream.router)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return reply({"name": "durable-agent", "version": __version__, "openapi": "/openapi.json", "health": "/healthz"})
+
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.add_middleware(Limits, max_body_bytes=settings.max_body_bytes, max_batch_bytes=settings.max_batch_bytes)
+    app.add_middleware(Hosts, allowed=frozenset(settings.allowed_hosts))
+    return app
+
+
+def _parts(settings: Settings, db: Database) -> State:
+    bell = Bell(db, enabled=settings.listening)
+    listener = Listener(db, [EVENTS], enabled=settings.listening)
+    submitter = Submitter(db, bell, max_steps=settings.max_steps)
+    return State(settings, db, Guard(settings, db), Hub(db, listener), bell, listener, submitter, Counters())
+
+
+def _loops(settings: Settings, state: State) -> dict[str, Any]:
+    upkeep = Upkeep(
+        state.db, state.bell, settings.lease_ttl_s, settings.tick_s, settings.suspicion, settings.suspicion_s,
+        settings.retention_days, state.counters,
+    )  # fmt: skip
+    return {
+        "bell": state.bell.run(), "listener": state.listener.run(), "hub": state.hub.run(),
+        "submitter": state.submitter.run(), "upkeep": upkeep.run(), "lag": _measure_lag(state.counters),
+    }  # fmt: skip
+
+
+async def _measure_lag(counters: Counters) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        before = loop.time()
+        await asyncio.sleep(0.5)
+        counters.loop_lag_s = max(0.0, loop.time() - before - 0.5)
+
+
+class Hosts:
+    """Refuses a Host that is not ours before anything else looks at the request (DNS rebinding)."""
+
+    def __init__(self, app: ASGI, *, allowed: frozenset[str]) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Pass the request on, or answer 403."""
+        if scope["type"] == "http":
+            host = host_of(HTTPConnection(scope).headers.get("host", ""))
+            if not (is_loopback(host) or host in self._allowed):
+                error = Forbidden(f"Host {host!r} is not allowed; add it to DURABLE_AGENT_ALLOWED_HOSTS", field="Host")
+                await problems.from_error(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class Limits:
+    """Refuses a body that is too large, by its announced length or as it comes in."""
+
+    def __init__(self, app: ASGI, *, max_body_bytes: int, max_batch_bytes: int) -> None:
+        self._app = app
+        self._limits = {"/runs/batch": max_batch_bytes}
+        self._limit = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Pass the request on, or answer 413."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+            return
+        limit = self._limits.get(scope["path"], self._limit)
+        length = HTTPConnection(scope).headers.get("content-length", "0")
+        seen = int(length) if length.isdigit() else 0
+        messages: list[Any] = []
+        if seen <= limit:
+            seen = 0
+            while True:
+                message = await receive()
+                messages.append(message)
+                seen += len(message.get("body", b""))
+                if seen > limit or not message.get("more_body"):
+                    break
+        if seen > limit:
+            text = f"the body is larger than {limit} bytes; send less, or several requests"
+            await problems.problem(413, "body-too-large", text, {"Connection": "close"}, limit_bytes=limit)(scope, receive, send)
+            return
+
+        async def replay() -> Any:
+            return messages.pop(0) if messages else await receive()
+
+        await self._app(scope, replay, send)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, routes=app.routes,
+            description="Submit runs, watch them, control them. Times are RFC 3339 UTC; ids are UUIDv7.",
+        )  # fmt: skip
+        models = document.setdefault("components", {}).setdefault("schemas", {})
+        models["Problem"] = problems.PROBLEM_SCHEMA
+        for model in (
+            schemas.RunRequest, schemas.BatchRequest, schemas.ControlRequest, schemas.RedriveRequest, schemas.KeyRequest,
+        ):  # fmt: skip
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            models.update(schema.pop("$defs", {}))
+            models[model.__name__] = schema
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}, {}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+async def serve(settings: Settings, *, on_port: Callable[[int], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then end in order. `on_port` is told the port once it is bound.
+
+    Raises Forbidden rather than bind another address than loopback while no API key exists.
+    """
+    await _check_bind(settings)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+    except OSError as error:
+        sock.close()
+        text = f"port {settings.port} on {settings.host} cannot be bound: {error.strerror}; choose another --port"
+        raise InvalidRequest(text, field="PORT") from None
+    if on_port is not None:
+        on_port(sock.getsockname()[1])
+    config = uvicorn.Config(
+        create_app(settings), loop="none", log_config=None, access_log=False, ws="websockets-sansio", lifespan="on",
+        ws_ping_interval=20.0, ws_ping_timeout=20.0, ws_max_size=65_536, timeout_graceful_shutdown=3, server_header=False,
+        timeout_keep_alive=30,
+    )  # fmt: skip
+    with suppress(KeyboardInterrupt):
+        await uvicorn.Server(config).serve(sockets=[sock])
+
+
+async def _check_bind(settings: Settings) -> None:
+    if is_loopback(settings.host) or settings.database_url is None:
+        return
+    async with Database.open(settings.database_url, settings.direct_url, size=2) as db, db.reading() as conn:
+        if not await keys.exist(conn):
+            raise Forbidden(
+                f"{settings.host} is not loopback and no API key exists: make one with `durable-agent keys create` first",
+                field="host",
+            )

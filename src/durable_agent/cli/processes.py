@@ -1,0 +1,137 @@
+"""The processes: one API, one worker. Each is composed here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+from durable_agent import __version__, migrate
+from durable_agent.core.port import Offer
+from durable_agent.core.records import SessionId
+from durable_agent.db.doorbell import CONTROL, READY, Bell, Listener
+from durable_agent.db.pool import Database
+from durable_agent.engine.backend import PostgresBackend
+from durable_agent.engine.heart import Heart
+from durable_agent.engine.reap import Upkeep
+from durable_agent.errors import InvalidRequest, SchemaMismatch
+from durable_agent.flow.registry import Registry
+from durable_agent.settings import Settings
+from durable_agent.telemetry import Counters, configure_logging, logger
+from durable_agent.worker.loop import Worker
+
+log = logger("process")
+
+DEMO = "durable_agent.flow.demo"
+_PR_SET_PDEATHSIG = 1
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on the fast event loop, where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def die_with_parent() -> None:
+    """Let the kernel end this process when the one that started it dies, however it dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def worker_process(settings: Settings, modules: Sequence[str]) -> None:
+    """Run a worker until SIGTERM or SIGINT, then drain it."""
+    configure_logging(settings.log_level, settings.log_format)
+    run(worker(settings, modules))
+
+
+def api_process(settings: Settings) -> None:
+    """Run the API until SIGTERM or SIGINT."""
+    from durable_agent.api.app import serve
+
+    configure_logging(settings.log_level, settings.log_format)
+    if settings.database_url is not None:
+        require_schema(settings)
+    run(serve(settings, on_port=lambda port: log.info("listening", url=f"http://{settings.host}:{port}")))
+
+
+def require_schema(settings: Settings) -> str:
+    """Return the database's URL if its schema is this code's. Raises InvalidRequest, SchemaMismatch."""
+    url = settings.direct_url
+    if settings.database_url is None or url is None:
+        raise InvalidRequest("no database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
+    state = migrate.check(url)
+    if not state.ok:
+        raise SchemaMismatch(f"the schema is {state.current}, this code needs {state.head}: run `durable-agent migrate`")
+    return settings.database_url
+
+
+async def worker(settings: Settings, modules: Sequence[str], *, stop: asyncio.Event | None = None) -> None:
+    """Run a worker with the modules' tools until told to stop, then drain: nothing it held is lost or charged."""
+    url = require_schema(settings)
+    sys.path.insert(0, os.getcwd())
+    registry = Registry.from_modules(modules or [DEMO])
+    if not len(registry):
+        raise InvalidRequest(f"no tools found in {', '.join(modules)}; decorate functions with @tool", field="MODULE")
+    offer = Offer(
+        SessionId(uuid4()), settings.worker_name, settings.queues, registry.names(), settings.max_concurrent_tasks,
+        socket.gethostname(), os.getpid(), __version__,
+    )  # fmt: skip
+    async with Database.open(
+        url, settings.direct_url, size=settings.pool_size, statement_timeout_s=settings.statement_timeout_s
+    ) as db:
+        await _work(settings, db, registry, offer, stop or asyncio.Event())
+
+
+async def _work(settings: Settings, db: Database, registry: Registry, offer: Offer, stop: asyncio.Event) -> None:
+    counters = Counters()
+    bell = Bell(db, enabled=settings.listening)
+    listener = Listener(db, [READY, CONTROL], enabled=settings.listening)
+    worker = Worker(
+        PostgresBackend(db, offer, bell, listener, counters), registry, settings.max_concurrent_tasks,
+        poll_s=lambda: settings.poll_s if listener.up else min(settings.poll_s, 0.5), grace_s=settings.drain_grace_s,
+        payload_limit_bytes=settings.payload_limit_bytes, lease_s=settings.lease_ttl_s, counters=counters,
+    )  # fmt: skip
+    heart = Heart(
+        settings.direct_url or db.direct_url, offer, ttl_s=settings.lease_ttl_s, beat_s=settings.beat_s,
+        on_beat=lambda beat: worker.beat(beat.sent_s, beat.owned), load=lambda: len(worker.running),
+    )  # fmt: skip
+    worker.beat_now = heart.now
+    upkeep = Upkeep(
+        db, bell, settings.lease_ttl_s, settings.tick_s, settings.suspicion, settings.suspicion_s,
+        settings.retention_days, counters,
+    )  # fmt: skip
+    on_signals(stop.set)
+    async with asyncio.TaskGroup() as group:
+        loops = [group.create_task(loop) for loop in (bell.run(), listener.run(), upkeep.run())]
+        heart.start()
+        await heart.first.wait()
+        log.info("worker_started", worker=offer.worker, tools=len(registry), concurrency=offer.concurrency)
+        working = group.create_task(worker.run(), name="worker")
+        stopping = group.create_task(stop.wait())
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        heart.state = "draining"
+        heart.now()
+        worker.drain()
+        await working
+        await heart.stop()
+        for loop in loops:
+            loop.cancel()
+    log.info("worker_stopped", worker=offer.worker, settled=counters.settled)
+
+
+def on_signals(call: Callable[[], object]) -> None:
+    """Call when SIGTERM or SIGINT comes; only the main thread can be told."""
+    with suppress(RuntimeError, ValueError):
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, call)
