@@ -7,7 +7,7 @@ PG15 := /usr/lib/postgresql/15/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo up test lint types contracts format chaos bench lock clean
+.PHONY: help env demo up test lint types contracts format chaos bench fuzz lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -15,7 +15,8 @@ help: ## this list
 env: $(STAMP) ## the Python environment in .venv, hash-checked
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -m venv $(VENV) || { echo "python3.11 cannot make an environment: apt-get install python3.11-venv"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3.11 python3.11-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment: apt-get install python3.11-venv"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
@@ -27,18 +28,19 @@ up: env ## the whole system, until Ctrl-C
 	$(BIN)/durable-agent up $(ARGS)
 
 test: env ## the suite: on the embedded PostgreSQL, on Debian's 15 where it is installed, and with LISTEN off
-	$(BIN)/pytest -n 2 $(ARGS)
+	TEST_POSTGRES=embedded $(BIN)/pytest -n 2 $(ARGS)
+	@if [ ! -x $(PG15)/initdb ]; then echo "PostgreSQL 15 is not installed: its share of the suite is left out"; \
+	else echo "TEST_POSTGRES=15 pytest"; TEST_POSTGRES=15 $(BIN)/pytest -n 2 $(ARGS); fi
 	DURABLE_AGENT_LISTEN=off $(BIN)/pytest -n 2 -m live $(ARGS)
-	@if [ -x $(PG15)/initdb ]; then TEST_POSTGRES=$(PG15) $(BIN)/pytest -n 2 $(ARGS); else echo "PostgreSQL 15 is not installed: its share of the suite is left out"; fi
 
-lint: env
+lint: env ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: env
+types: env ## mypy --strict
 	$(BIN)/mypy
 
-contracts: env
+contracts: env ## who may import whom
 	$(BIN)/lint-imports
 
 format: env
@@ -51,9 +53,12 @@ chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--minutes 5 --seed 
 bench: env ## the figures, as ratios to pgbench in the same run
 	$(BIN)/python scripts/bench.py $(ARGS)
 
+fuzz: env ## random requests against the API; ARGS="--seed 1"
+	$(BIN)/python scripts/fuzz.py $(ARGS)
+
 lock: ## make requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra embedded --group dev --python-version 3.11 --universal \
 	  --generate-hashes --no-annotate --no-header --no-emit-index-url -o requirements.lock
 
-clean:
+clean: ## remove what was made
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

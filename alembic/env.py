@@ -3,9 +3,8 @@
 import os
 
 import psycopg
-from sqlalchemy import create_engine, pool
-
 from alembic import context
+from sqlalchemy import create_engine, pool
 
 url = context.config.attributes.get("url") or os.environ.get("DATABASE_DIRECT_URL") or os.environ["DATABASE_URL"]
 

@@ -13,12 +13,15 @@ from durable_agent.settings import Settings
 from tests.support import postgres
 from tests.support.postgres import Database
 
+HERE = Path(__file__).parent
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the server once, in the process that starts the others, and hand its URL down by the environment."""
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
-    os.environ.pop("DATABASE_URL", None)
+    for name in ("DATABASE_URL", "DATABASE_DIRECT_URL", "PORT", "WORKER_ID", "MAX_CONCURRENT_TASKS"):
+        os.environ.pop(name, None)
     directory = tempfile.TemporaryDirectory(prefix="durable-agent-tests-", dir="/var/tmp")
     Path(directory.name).chmod(0o755)
     running = postgres.server(Path(directory.name) / "server")
@@ -31,6 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(stop)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is also run with LISTEN switched off: all that goes through whole processes or the API."""
+    for item in items:
+        if {"acceptance", "api"} & set(item.path.relative_to(HERE).parts):
+            item.add_marker(pytest.mark.live)
+
+
 @pytest.fixture(scope="session")
 def admin_url() -> str:
     """The superuser's URL of the run's server."""
@@ -40,7 +50,7 @@ def admin_url() -> str:
 @pytest.fixture
 def database(admin_url: str) -> Iterator[Database]:
     """A database at the schema's head, for this test alone."""
-    with postgres.cloned(admin_url, admin_url) as made:
+    with postgres.cloned(admin_url) as made:
         yield made
 
 

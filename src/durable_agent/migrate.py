@@ -42,13 +42,20 @@ def scripts() -> Path:
 
 def revisions() -> list[str]:
     """Return the revisions this code knows, oldest first."""
-    found = [_REVISION.search(path.read_text(encoding="utf-8")) for path in sorted((scripts() / "versions").glob("*.py"))]
+    found = [
+        _REVISION.search(path.read_text(encoding="utf-8")) for path in sorted((scripts() / "versions").glob("*.py"))
+    ]
     return [match.group(1) for match in found if match]
 
 
 def head() -> str:
     """Return the revision this code was made for."""
     return revisions()[-1]
+
+
+def current(url: str) -> str | None:
+    """Return the revision the database has, or None before the first. Raises DatabaseUnavailable."""
+    return check(url).current
 
 
 def check(url: str) -> SchemaState:
@@ -76,7 +83,8 @@ def upgrade(url: str) -> str:
             state = check(url)
             if state.current is not None and state.current not in revisions():
                 raise SchemaMismatch(
-                    f"the database has schema {state.current}, newer than this code's {state.head}; upgrade durable-agent"
+                    f"the database has schema {state.current}, newer than this code's"
+                    f" {state.head}; upgrade durable-agent"
                 )
             if not state.ok:
                 _run_alembic(url)

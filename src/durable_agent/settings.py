@@ -28,48 +28,61 @@ class Settings(BaseSettings):
     )
 
     database_url: str | None = _named(
-        "DATABASE_URL", None, "PostgreSQL 15 or later; may go through PgBouncer. Empty: the embedded one."
+        "DATABASE_URL", None, "PostgreSQL 15 or later; may go through PgBouncer. Empty: the embedded one.", repr=False
     )
     database_direct_url: str | None = _named(
-        "DATABASE_DIRECT_URL", None, "The same database without a pooler: LISTEN, liveness, migrations. Empty: DATABASE_URL."
+        "DATABASE_DIRECT_URL",
+        None,
+        "The same without a pooler: LISTEN, liveness, migrations. Empty: DATABASE_URL.",
+        repr=False,
     )
     port: int = _named("PORT", 4000, "The API's port.", ge=0, le=65535)
-    max_concurrent_tasks: int = _named("MAX_CONCURRENT_TASKS", 10, "Steps one worker runs at once.", ge=1, le=10_000)
+    max_concurrent_tasks: int = _named(
+        "MAX_CONCURRENT_TASKS", 10, "How many steps one worker runs at once.", ge=1, le=10_000
+    )
     worker_id: str = _named("WORKER_ID", "", "The worker's name in the registry. Empty: host and process id.")
 
     host: str = Field("127.0.0.1", description="The address the API binds; another than loopback needs an API key.")
     data_dir: Path | None = Field(
-        None, description="Where the embedded PostgreSQL lives. Empty: ~/.local/share/durable-agent, /var/lib/durable-agent for root."
+        None, description="The embedded PostgreSQL's folder. Empty: ~/.local/share/durable-agent (root: /var/lib/...)."
     )
     queues: Names = Field(("default",), description="The queues a worker serves, separated by commas.")
 
-    lease_ttl_s: float = Field(30.0, description="How long a lease lives without a heartbeat.", ge=1, le=3600)
-    beat_s: float = Field(5.0, description="How often a worker's heart beats.", gt=0, le=600)
-    tick_s: float = Field(0.6, description="How often each process looks for lost leases and retries that are due.", gt=0, le=60)
-    poll_s: float = Field(5.0, description="How often a worker looks for work without being hinted.", gt=0, le=60)
-    drain_grace_s: float = Field(25.0, description="How long steps may go on after SIGTERM before they are given back.", ge=0)
+    lease_ttl_s: float = Field(30.0, description="How long a lease lives without a heartbeat; seconds.", ge=1, le=3600)
+    beat_s: float = Field(5.0, description="How often a worker's heart beats; seconds.", gt=0, le=600)
+    tick_s: float = Field(
+        0.6, description="How often a process looks for lost leases and due retries; seconds.", gt=0, le=60
+    )
+    poll_s: float = Field(5.0, description="How often a worker looks for work unhinted; seconds.", gt=0, le=60)
+    drain_grace_s: float = Field(
+        25.0, description="How long steps may go on after SIGTERM before they are given back; seconds.", ge=0
+    )
     suspicion: bool = Field(True, description="Shorten the leases of a worker whose liveness session is gone.")
-    suspicion_s: float = Field(0.3, description="To how long a suspected worker's leases are shortened.", gt=0, le=60)
+    suspicion_s: float = Field(0.3, description="What is left of a suspected worker's leases; seconds.", gt=0, le=60)
     listen: Literal["on", "off"] = Field("on", description="LISTEN/NOTIFY; off: everything polls.")
 
-    max_attempts: int = Field(5, description="Attempts of a step that brings no retry policy.", ge=1, le=1000)
-    max_crashes: int = Field(3, description="Lost leases after which a step is sealed as a poison pill.", ge=1, le=100_000)
-    deadline_s: float = Field(3600.0, description="The hard end of an attempt that brings no deadline.", gt=0)
+    max_attempts: int = Field(5, description="How many attempts a step has that brings no retry policy.", ge=1, le=1000)
+    max_crashes: int = Field(
+        3, description="After how many lost leases a step is sealed as a poison pill.", ge=1, le=100_000
+    )
+    deadline_s: float = Field(3600.0, description="The hard end of an attempt that brings no deadline; seconds.", gt=0)
 
-    pool_size: int = Field(4, description="Database connections of a worker's pool.", ge=2, le=100)
-    api_pool_size: int = Field(8, description="Database connections of each of the API's two pools.", ge=2, le=200)
-    statement_timeout_s: float = Field(30.0, description="The longest a statement may take.", gt=0)
-    retention_days: int = Field(30, description="How long ended runs are kept; 0: for ever.", ge=0)
+    pool_size: int = Field(4, description="How many connections a worker's pool holds.", ge=2, le=100)
+    api_pool_size: int = Field(8, description="How many connections each of the API's two pools holds.", ge=2, le=200)
+    statement_timeout_s: float = Field(30.0, description="The longest a statement may take; seconds.", gt=0)
+    retention_days: int = Field(30, description="How long ended runs are kept; days, 0: for ever.", ge=0)
 
-    max_body_bytes: int = Field(1_048_576, description="The largest request body.", ge=1024)
-    max_batch_bytes: int = Field(33_554_432, description="The largest body of POST /runs/batch.", ge=1024)
-    max_steps: int = Field(10_000, description="The most steps of a run.", ge=1, le=100_000)
-    max_depth: int = Field(32, description="The deepest nesting of a submitted JSON value.", ge=1, le=200)
-    payload_limit_bytes: int = Field(262_144, description="The largest input or output of a step.", ge=1024)
+    max_body_bytes: int = Field(1_048_576, description="The largest request body; bytes.", ge=1024)
+    max_batch_bytes: int = Field(33_554_432, description="The largest body of POST /runs/batch; bytes.", ge=1024)
+    max_steps: int = Field(10_000, description="How many steps a run may have.", ge=1, le=100_000)
+    max_depth: int = Field(32, description="How many levels a submitted JSON value may nest.", ge=1, le=200)
+    payload_limit_bytes: int = Field(262_144, description="The largest input or output of a step; bytes.", ge=1024)
     allowed_hosts: Names = Field((), description="Host names the API answers to besides loopback, separated by commas.")
     allowed_origins: Names = Field((), description="Origins of web pages that may use the API, separated by commas.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least important log line shown.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important log line shown."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
 
     @field_validator("queues", "allowed_hosts", "allowed_origins", mode="before")

@@ -20,7 +20,6 @@ class Counters:
     leases_lost: int = 0
     stranded: int = 0
     loop_lag_s: float = 0.0
-    loop_lag_s: float = 0.0
 
 
 class Metric(StrEnum):

@@ -1,13 +1,12 @@
 """The suite's PostgreSQL: one server a run, one template database, a clone of it for every test that asks.
 
-`TEST_POSTGRES` names a folder of other binaries (Debian's 15). Durability is off here: the tests that need it, those
-of the embedded server and of crashes, start servers of their own.
+`TEST_POSTGRES` chooses the server: `embedded`, or the number of one of Debian's (15). Durability is off here: the
+tests that need it, those of the embedded server and of crashes, start servers of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,13 @@ from psycopg.conninfo import make_conninfo
 from durable_agent.embedded import ROLE, EmbeddedPostgres
 from durable_agent.migrate import upgrade
 
-FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "400", "autovacuum_naptime": "60s"}
+FAST = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "max_connections": "300",
+    "autovacuum_naptime": "60s",
+}
 TEMPLATE = "template_durable_agent"
 
 
@@ -46,8 +51,8 @@ class Database:
 
 def bin_dir() -> Path | None:
     """Return the folder of the binaries under test, or None for the embedded ones."""
-    given = os.environ.get("TEST_POSTGRES")
-    return Path(given) if given else None
+    given = os.environ.get("TEST_POSTGRES", "embedded")
+    return None if given == "embedded" else Path(f"/usr/lib/postgresql/{given}/bin")
 
 
 @contextlib.contextmanager
@@ -62,7 +67,7 @@ def server(directory: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def cloned(admin_url: str, password_of: str) -> Iterator[Database]:
+def cloned(admin_url: str) -> Iterator[Database]:
     """Yield a clone of the template, owned by the engine's role; it is dropped afterwards, whoever is connected."""
     name = f"t_{uuid4().hex[:16]}"
     with psycopg.connect(admin_url, autocommit=True) as conn:
@@ -71,14 +76,6 @@ def cloned(admin_url: str, password_of: str) -> Iterator[Database]:
         conn.execute(f"create database {name} template {TEMPLATE} owner {ROLE} strategy wal_log")  # type: ignore[arg-type]
         conn.execute("select pg_advisory_unlock(1)")
         try:
-            yield Database(make_conninfo(password_of, dbname=name, user=ROLE))
+            yield Database(make_conninfo(admin_url, dbname=name, user=ROLE))  # one password for both roles
         finally:
             conn.execute(f"drop database {name} with (force)")  # type: ignore[arg-type]
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file lock, so that parallel test processes start one server."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
