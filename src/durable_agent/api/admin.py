@@ -128,7 +128,9 @@ async def readyz(request: Request) -> Response:
         return problem(503, "not-ready", error.message, {"Retry-After": "1"}, database="down")
     found = row[0] if row else None
     if found != head:
-        return problem(503, "not-ready", f"the schema is {found}, this code needs {head}: run durable-agent migrate", schema=found)
+        return problem(
+            503, "not-ready", f"the schema is {found}, this code needs {head}: run durable-agent migrate", schema=found
+        )
     return reply({"status": "ready", "database": "up", "schema": head})
 
 

@@ -39,7 +39,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = settings.database_url
         if url is None:
-            raise InvalidRequest("the API needs a database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
+            raise InvalidRequest(
+                "the API needs a database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL"
+            )
         async with Database.open(
             url, settings.direct_url, size=settings.api_pool_size, statement_timeout_s=settings.statement_timeout_s
         ) as db:
@@ -62,7 +64,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
-        return reply({"name": "durable-agent", "version": __version__, "openapi": "/openapi.json", "health": "/healthz"})
+        return reply(
+            {"name": "durable-agent", "version": __version__, "openapi": "/openapi.json", "health": "/healthz"}
+        )
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     app.add_middleware(Limits, max_body_bytes=settings.max_body_bytes, max_batch_bytes=settings.max_batch_bytes)
@@ -141,7 +145,9 @@ class Limits:
                     break
         if seen > limit:
             text = f"the body is larger than {limit} bytes; send less, or several requests"
-            await problems.problem(413, "body-too-large", text, {"Connection": "close"}, limit_bytes=limit)(scope, receive, send)
+            await problems.problem(413, "body-too-large", text, {"Connection": "close"}, limit_bytes=limit)(
+                scope, receive, send
+            )
             return
 
         async def replay() -> Any:

@@ -93,7 +93,9 @@ class Hub:
         await self._tick.wait()
 
 
-async def follow(hub: Hub, db: Database, tenant: Tenant, run_id: UUID, after: int) -> AsyncIterator[list[dict[str, Any]]]:
+async def follow(
+    hub: Hub, db: Database, tenant: Tenant, run_id: UUID, after: int
+) -> AsyncIterator[list[dict[str, Any]]]:
     """Yield pages of a run's events after a number: first what is recorded, then what comes, without gap or repeat.
 
     Ends after the run's final event (a redrive goes on with new ones). An outage of the database is waited out; an

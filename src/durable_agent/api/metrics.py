@@ -37,11 +37,19 @@ class _Scrape:
         for name in ("active", "draining", "lost"):
             workers.add_metric([name], stats[name])
         yield workers
-        yield GaugeMetricFamily(Metric.OLDEST_READY, "Age of the oldest ready step.", value=stats["oldest_ready_s"] or 0.0)
+        yield GaugeMetricFamily(
+            Metric.OLDEST_READY, "Age of the oldest ready step.", value=stats["oldest_ready_s"] or 0.0
+        )
         yield GaugeMetricFamily(Metric.DEAD_LETTERS, "Steps that gave up.", value=stats["dead_letters"])
-        yield GaugeMetricFamily(Metric.LISTENER_UP, "Whether LISTEN is established.", value=float(self._state.listener.up))
+        yield GaugeMetricFamily(
+            Metric.LISTENER_UP, "Whether LISTEN is established.", value=float(self._state.listener.up)
+        )
         yield GaugeMetricFamily(Metric.WATCHERS, "Sockets that watch a run.", value=self._state.hub.watching)
-        yield GaugeMetricFamily(Metric.LOOP_LAG, "How late the event loop of this API process runs.", value=counters.loop_lag_s)
+        yield GaugeMetricFamily(
+            Metric.LOOP_LAG, "How late the event loop of this API process runs.", value=counters.loop_lag_s
+        )
         yield CounterMetricFamily(Metric.LEASES_LOST, "Leases this process reaped.", value=counters.leases_lost)
-        yield CounterMetricFamily(Metric.FENCED, "Writes the fence refused, seen by this process.", value=counters.fenced)
+        yield CounterMetricFamily(
+            Metric.FENCED, "Writes the fence refused, seen by this process.", value=counters.fenced
+        )
         yield CounterMetricFamily(Metric.STRANDED, "Runs found without work: defects.", value=counters.stranded)

@@ -31,7 +31,9 @@ def from_error(error: DurableAgentError) -> Response:
     facts = {name: value for name, value in error.facts.items() if value is not None}
     if isinstance(error, GraphInvalid):
         facts["problems"] = [{"step": p.step, "code": p.code, "message": p.message} for p in error.problems]
-    headers = {"Retry-After": "1"} if error.retryable else {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers = (
+        {"Retry-After": "1"} if error.retryable else {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    )
     return problem(error.status, error.code, error.message, headers, **facts)
 
 
@@ -58,7 +60,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
-        code = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 400: "bad-request"}.get(error.status_code, "http")
+        code = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 400: "bad-request"}.get(
+            error.status_code, "http"
+        )
         return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(Exception)
@@ -68,7 +72,9 @@ def install(app: FastAPI) -> None:
             return problem(503, "database-unavailable", "PostgreSQL cannot be reached; try again", {"Retry-After": "1"})
         incident = str(uuid4())
         log.error("unexpected", incident=incident, path=request.url.path, exc_info=error)
-        return problem(500, "internal", f"an unexpected error; the server's log has it under {incident}", incident=incident)
+        return problem(
+            500, "internal", f"an unexpected error; the server's log has it under {incident}", incident=incident
+        )
 
     for transient in TRANSIENT:
         app.add_exception_handler(transient, unexpected)

@@ -103,7 +103,9 @@ class StepRequest(Model):
             kind=kind,
             tool=self.tool or self._tool(kind, rest if named else self.name),
             input=self.input,
-            depends_on=tuple(Dependency(d) if isinstance(d, str) else Dependency(d.step, d.when) for d in self.depends_on),
+            depends_on=tuple(
+                Dependency(d) if isinstance(d, str) else Dependency(d.step, d.when) for d in self.depends_on
+            ),
             when=self.when,
             retry=self.retry.to_policy(default) if self.retry else default,
             timeout_s=self.timeout_s,

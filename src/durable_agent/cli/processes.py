@@ -72,7 +72,9 @@ def require_schema(settings: Settings) -> str:
         raise InvalidRequest("no database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
     state = migrate.check(url)
     if not state.ok:
-        raise SchemaMismatch(f"the schema is {state.current}, this code needs {state.head}: run `durable-agent migrate`")
+        raise SchemaMismatch(
+            f"the schema is {state.current}, this code needs {state.head}: run `durable-agent migrate`"
+        )
     return settings.database_url
 
 

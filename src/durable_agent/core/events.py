@@ -79,7 +79,9 @@ class ChainBroken(Exception):
         self.seq = seq
 
 
-def verify(run_id: UUID, events: Iterable[StoredEvent], *, head: bytes | None = None, last_seq: int | None = None) -> int:
+def verify(
+    run_id: UUID, events: Iterable[StoredEvent], *, head: bytes | None = None, last_seq: int | None = None
+) -> int:
     """Return the number of events when they are 1..n and chained (invariants I9, I13). Raises ChainBroken.
 
     `head` and `last_seq`, where known from elsewhere, reveal a cut tail.
@@ -127,7 +129,9 @@ class FoldedRun:
         return sum(not step.status.final for step in self.steps.values())
 
 
-def fold(parents: Sequence[Sequence[int]], events: Iterable[tuple[int, str, int | None, Mapping[str, Any]]]) -> FoldedRun:
+def fold(
+    parents: Sequence[Sequence[int]], events: Iterable[tuple[int, str, int | None, Mapping[str, Any]]]
+) -> FoldedRun:
     """Return what the events (seq, type, step_no, data) make of a run of `len(parents)` steps.
 
     `parents[no]` are the steps that `no` waits for. Checked on the way: the machines' tables, claim numbers 1, 2, 3…

@@ -97,7 +97,9 @@ def _edges(
 def _unknown(step: str, missing: str, numbers: Mapping[str, int], *, hint: bool) -> Problem:
     close = difflib.get_close_matches(missing, list(numbers)[:1000], n=1) if hint else []
     meant = f"; did you mean {close[0]!r}?" if close else ""
-    return Problem(step, "unknown_dependency", f"step {step!r} depends on {missing!r}, which is no step of this run{meant}")
+    return Problem(
+        step, "unknown_dependency", f"step {step!r} depends on {missing!r}, which is no step of this run{meant}"
+    )
 
 
 def _condition_problem(step: str, when: str | None, names: tuple[str, ...]) -> Iterator[Problem]:
@@ -106,7 +108,9 @@ def _condition_problem(step: str, when: str | None, names: tuple[str, ...]) -> I
     try:
         check(when, names)
     except ConditionInvalid as error:
-        yield Problem(step, "condition_invalid", f"step {step!r}: the condition {when!r} does not compile: {error.message}")
+        yield Problem(
+            step, "condition_invalid", f"step {step!r}: the condition {when!r} does not compile: {error.message}"
+        )
 
 
 def _reverse(parents: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -51,9 +51,7 @@ class StepStatus(StrEnum):
         return self in FINAL_STEP
 
 
-FINAL_RUN: Final = frozenset(
-    {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.BUDGET_EXCEEDED}
-)
+FINAL_RUN: Final = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.BUDGET_EXCEEDED})
 FINAL_STEP: Final = frozenset(
     {
         StepStatus.SUCCEEDED,

@@ -46,8 +46,15 @@ class Database:
         self.pooled = False
         self._timeout_ms = str(int(statement_timeout_s * 1000))
         self.engine = AsyncConnectionPool[Connection](
-            url, min_size=1, max_size=size, open=False, kwargs=_kwargs("engine"), configure=self._configure_engine,
-            timeout=10.0, max_idle=600.0, reconnect_timeout=5.0,
+            url,
+            min_size=1,
+            max_size=size,
+            open=False,
+            kwargs=_kwargs("engine"),
+            configure=self._configure_engine,
+            timeout=10.0,
+            max_idle=600.0,
+            reconnect_timeout=5.0,
         )
         self.read = AsyncConnectionPool[Connection](
             url, min_size=0, max_size=size, open=False, kwargs=_kwargs("read"), configure=self._configure,

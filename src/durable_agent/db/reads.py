@@ -35,9 +35,7 @@ async def steps(conn: Connection, tenant: Tenant, run_id: UUID) -> list[dict[str
     return await rows(conn, READS.get_steps, {"tenant": tenant, "run": run_id})
 
 
-async def events(
-    conn: Connection, tenant: Tenant, run_id: UUID, *, after: int, limit: int
-) -> list[dict[str, Any]]:
+async def events(conn: Connection, tenant: Tenant, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
     """Return a run's events after a number, in order, at most `limit`, as stored."""
     return await rows(conn, READS.events_after, {"tenant": tenant, "run": run_id, "after": after, "limit": limit})
 

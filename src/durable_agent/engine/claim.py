@@ -108,9 +108,7 @@ def _lease(journal: Journal, head: Head, row: Picked, worker: str) -> Leased:
 
 def note_claim(journal: Journal, head: Head, lease: Lease, *, attempt: int, worker: str) -> None:
     """Append the event of a claim."""
-    journal.append(
-        head, StepEvent.CLAIMED, lease.step_no, claim_no=lease.claim_no, attempt=attempt, worker=worker
-    )
+    journal.append(head, StepEvent.CLAIMED, lease.step_no, claim_no=lease.claim_no, attempt=attempt, worker=worker)
 
 
 @dataclass(frozen=True, slots=True)

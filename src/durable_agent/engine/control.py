@@ -38,9 +38,7 @@ async def _locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[H
     """Yield the run under its lock; on leaving, the journal is written and committed. Raises NotFound, Conflict."""
     try:
         async with db.transaction() as conn, conn.transaction():
-            rows = await (
-                await conn.execute(JOURNAL.lock_runs, {"tenants": [tenant], "runs": [run_id]})
-            ).fetchall()
+            rows = await (await conn.execute(JOURNAL.lock_runs, {"tenants": [tenant], "runs": [run_id]})).fetchall()
             if not rows:
                 raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
             row = await (await read_now(conn)).fetchone()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 from durable_agent.core.port import Offer
 from durable_agent.core.records import Claim, Exchange, Outcome, Tenant, Turn, Verdict
@@ -155,5 +154,3 @@ def _done(
     left = bool(promotion.left) or any(row[5] == "ready" for row in journal.requeued.rows)
     answer = Exchange(tuple(settlement.verdicts), tuple(claims), room.turns, more)
     return Done(answer, ready_left=left, events=journal.last_events > 0)
-
-

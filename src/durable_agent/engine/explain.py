@@ -85,7 +85,9 @@ def _ended(run: dict[str, Any]) -> str:
     return f"the run has ended: {run['status']}{why}"
 
 
-async def _open_parents(conn: Connection, where: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
+async def _open_parents(
+    conn: Connection, where: dict[str, Any], rows: Sequence[dict[str, Any]]
+) -> dict[int, list[str]]:
     nos = [row["no"] for row in rows if row["state"] is None]
     found: dict[int, list[str]] = {}
     for row in await reads.rows(conn, EXPLAIN.open_parents, {**where, "nos": nos}):

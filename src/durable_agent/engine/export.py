@@ -84,9 +84,7 @@ def row_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[St
         faults.append(f"the run is {run['status']}, its events say {folded.status}")
     if folded.steps_left != run["steps_left"]:
         faults.append(f"the run has {run['steps_left']} steps left, its events say {folded.steps_left}")
-    outputs = {
-        e.step_no: orjson.loads(e.data)["output_sha256"] for e in events if e.type == "step.succeeded"
-    }
+    outputs = {e.step_no: orjson.loads(e.data)["output_sha256"] for e in events if e.type == "step.succeeded"}
     for step in steps:
         if step["no"] not in folded.steps:
             faults.append(f"step {step['name']!r} is not numbered from 0")

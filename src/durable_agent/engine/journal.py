@@ -78,12 +78,21 @@ class Journal:
         self.requeued = Row(
             QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes"), guarded=True
         )
-        self.resolved = Row(
-            JOURNAL.resolve_steps, (*key, "deps_left", "taken", "statuses", "errors"), guarded=True
-        )
+        self.resolved = Row(JOURNAL.resolve_steps, (*key, "deps_left", "taken", "statuses", "errors"), guarded=True)
         self.enqueued = Row(
             QUEUE.enqueue_steps,
-            (*key, "routes", "ords", "states", "claim_nos", "failures", "crashes", "max_crashes", "tokens", "deadlines"),
+            (
+                *key,
+                "routes",
+                "ords",
+                "states",
+                "claim_nos",
+                "failures",
+                "crashes",
+                "max_crashes",
+                "tokens",
+                "deadlines",
+            ),
             guarded=True,
         )
         self.leased = Row(QUEUE.lease_steps, (*key, *fence), guarded=True)
@@ -113,9 +122,7 @@ class Journal:
             data["detail_sha256"] = digest(detail_text)
         text = dumps(data)
         head.last_seq += 1
-        head.chain = link(
-            head.chain, seq=head.last_seq, kind=event, step_no=no, at_us=self._at_us, data=text
-        )
+        head.chain = link(head.chain, seq=head.last_seq, kind=event, step_no=no, at_us=self._at_us, data=text)
         self._events.add(
             head.tenant, head.id, head.last_seq, no, event.value, head.chain, text.decode(),
             detail_text.decode() if detail_text is not None else None,
@@ -150,7 +157,18 @@ class Journal:
         changed = [head for head in self.heads.values() if head.last_seq != head.seen]
         rows = Row(
             JOURNAL.put_runs,
-            ("tenants", "runs", "seen", "statuses", "steps_left", "last_seqs", "chains", "errors", "started", "finished"),
+            (
+                "tenants",
+                "runs",
+                "seen",
+                "statuses",
+                "steps_left",
+                "last_seqs",
+                "chains",
+                "errors",
+                "started",
+                "finished",
+            ),
             guarded=True,
         )
         for h in changed:

@@ -18,12 +18,16 @@ from durable_agent.core.events import dumps
 from durable_agent.core.promotion import (
     ChildState,
     ConditionFailed,
-    Outcome as ParentOutcome,
     ParentResolution,
-    Ready as ReadyVerdict,
     Skipped,
     StillPending,
     resolve,
+)
+from durable_agent.core.promotion import (
+    Outcome as ParentOutcome,
+)
+from durable_agent.core.promotion import (
+    Ready as ReadyVerdict,
 )
 from durable_agent.core.records import FailureClass, Lease, Token
 from durable_agent.core.states import RunStatus, StepEvent

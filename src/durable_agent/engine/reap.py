@@ -163,4 +163,3 @@ class Upkeep:
         for tenant, run_id in await (await conn.execute(SESSIONS.stranded)).fetchall():
             self.counters.stranded += 1
             log.error("run_stranded", tenant=tenant, run=str(run_id), hint="a defect: run durable-agent doctor")
-

@@ -108,9 +108,7 @@ async def read(conn: Connection, outcomes: Sequence[Outcome | Lost]) -> Reads:
     done = [x.lease for x in outcomes if isinstance(x, Succeeded)]
     children = None
     if done:
-        children = await conn.execute(
-            JOURNAL.children, _keys((x.tenant, x.run_id, x.step_no) for x in done)
-        )
+        children = await conn.execute(JOURNAL.children, _keys((x.tenant, x.run_id, x.step_no) for x in done))
     return Reads(heads, steps, children)
 
 
@@ -280,4 +278,3 @@ def policy_from(stored: dict[str, Any], max_attempts: int) -> RetryPolicy:
 def _keys(leases: Iterable[tuple[int, UUID, int]]) -> dict[str, list[Any]]:
     tenants, runs, nos = [list(column) for column in zip(*leases, strict=True)]
     return {"tenants": tenants, "runs": runs, "nos": nos}
-

@@ -211,7 +211,9 @@ class Writer:
     def add(self, one: Planned) -> RunStatus:
         """Gather a run, its steps, its ready roots and its first events; return the status it starts in."""
         spec, graph = one.submission.spec, one.graph
-        head = Head(one.tenant, one.run_id, RunStatus.PENDING, len(spec.steps), len(spec.steps), 0, genesis(one.run_id), 0)
+        head = Head(
+            one.tenant, one.run_id, RunStatus.PENDING, len(spec.steps), len(spec.steps), 0, genesis(one.run_id), 0
+        )
         self._journal.append(
             head, RunEvent.CREATED, None, {"goal": spec.goal} if spec.goal else None,
             steps=len(spec.steps), graph_sha256=graph.digest(), **({"lane": spec.lane} if spec.lane else {}),
@@ -238,9 +240,7 @@ class Writer:
         )  # fmt: skip
         return head.status
 
-    def _add_step(
-        self, one: Planned, no: int, step: StepSpec, graph: Graph, route: int, ord_: int, roots: Any
-    ) -> None:
+    def _add_step(self, one: Planned, no: int, step: StepSpec, graph: Graph, route: int, ord_: int, roots: Any) -> None:
         parents, children = graph.parents[no], graph.children[no]
         edges = {str(p): graph.edge_conditions[p, no] for p in parents if (p, no) in graph.edge_conditions}
         status = "queued" if no in roots.ready else "skipped" if no in roots.skipped else "pending"
@@ -303,9 +303,7 @@ class Submitter:
 
     async def submit_all(self, tenant: Tenant, submissions: Sequence[Submission]) -> list[Submitted]:
         """Store all the runs in one transaction of their own, or none."""
-        results = await submit(
-            self._db, tenant, submissions, memory=self._memory, max_steps=self._max_steps
-        )
+        results = await submit(self._db, tenant, submissions, memory=self._memory, max_steps=self._max_steps)
         self._bell.ring(READY, EVENTS)
         return results
 

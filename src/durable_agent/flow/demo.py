@@ -49,7 +49,10 @@ async def llm_call(ctx: Context, prompt: str = "", **simulated: Any) -> dict[str
     """Return a text that depends on the prompt and the parents alone: the offline stand-in for a model."""
     await _simulate(ctx, simulated)
     known = "; ".join(f"{name}: {output}" for name, output in sorted(ctx.parents.items()))
-    return {"model": "offline", "text": f"{prompt or ctx.goal or 'Nothing was asked'}. What is known: {known or 'nothing'}."}
+    return {
+        "model": "offline",
+        "text": f"{prompt or ctx.goal or 'Nothing was asked'}. What is known: {known or 'nothing'}.",
+    }
 
 
 @tool("echo", effect="safe")

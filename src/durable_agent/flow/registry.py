@@ -73,7 +73,9 @@ def tool(
     def decorate(function: Callable[..., Any]) -> Tool:
         chosen = name or function.__name__
         if not _NAME.match(chosen):
-            raise InvalidRequest(f"{chosen!r} is no tool name: letters, digits, '_', '.', '-', at most 200", field="name")
+            raise InvalidRequest(
+                f"{chosen!r} is no tool name: letters, digits, '_', '.', '-', at most 200", field="name"
+            )
         context, arguments = _signature(chosen, function)
         return Tool(chosen, function, effect, retry, timeout_s, compensate, isolation, context, arguments)
 
@@ -103,7 +105,9 @@ def _signature(name: str, function: Callable[..., Any]) -> tuple[str | None, typ
         else:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints.get(parameter.name, Any), default)
-    model = create_model(f"{name}_arguments", __config__=ConfigDict(extra=extra, arbitrary_types_allowed=True), **fields)
+    model = create_model(
+        f"{name}_arguments", __config__=ConfigDict(extra=extra, arbitrary_types_allowed=True), **fields
+    )
     return context, model
 
 
@@ -124,7 +128,8 @@ class Registry:
                 module = importlib.import_module(name)
             except ImportError as error:
                 raise InvalidRequest(
-                    f"module {name!r} cannot be imported: {error}; give importable names, with PYTHONPATH set", field="MODULE"
+                    f"module {name!r} cannot be imported: {error}; give importable names, with PYTHONPATH set",
+                    field="MODULE",
                 ) from error
             for value in vars(module).values():
                 if isinstance(value, Tool):

@@ -43,7 +43,9 @@ async def run_attempt(claim: Claim, registry: Registry, emit: Emit, *, payload_l
         return _failed(claim, _classify(error), type(error).__name__, str(error))
     except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
         # A handler that calls sys.exit() ends its attempt, not the worker.
-        return _failed(claim, FailureClass.BUG, type(error).__name__, f"the handler raised {type(error).__name__}: {error}")
+        return _failed(
+            claim, FailureClass.BUG, type(error).__name__, f"the handler raised {type(error).__name__}: {error}"
+        )
 
 
 async def _call(claim: Claim, registry: Registry, emit: Emit) -> Any:
@@ -129,5 +131,3 @@ def _failed(
 ) -> Failed:
     text = message.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
     return Failed(claim.lease, failure, error_type, text[:MESSAGE_LIMIT], retry_after_s)
-
-

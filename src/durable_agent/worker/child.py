@@ -90,7 +90,11 @@ def main() -> None:
     except StepError as error:
         answer = {"failure": error.failure_class, "message": str(error), "retry_after_s": error.retry_after_s}
     except Exception as error:
-        answer = {"failure": FailureClass.BUG.value, "message": f"{type(error).__name__}: {error}", "retry_after_s": None}
+        answer = {
+            "failure": FailureClass.BUG.value,
+            "message": f"{type(error).__name__}: {error}",
+            "retry_after_s": None,
+        }
     try:
         text = orjson.dumps(answer)
     except (TypeError, ValueError) as error:
@@ -120,8 +124,6 @@ def _claim(tool: Tool, facts: dict[str, Any]) -> Claim:
         lease, facts["name"], StepKind.TOOL_CALL, tool.name, facts["input"], facts["run_input"], facts["goal"],
         facts["parents"], facts["attempt"], 0, None, 0.0, facts["idempotency_key"],
     )  # fmt: skip
-
-
 
 
 if __name__ == "__main__":

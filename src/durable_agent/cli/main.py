@@ -1,0 +1,207 @@
+"""The command line. Exit codes: 0 done, 1 failed or a violation found, 2 usage, 3 not found, 4 unreachable."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from durable_agent.cli import runs
+from durable_agent.cli.options import Data, DatabaseUrl, Json, Modules, Url, print_json, report
+from durable_agent.errors import CallerError, DurableAgentError, NotFound, OutsideError
+from durable_agent.settings import Settings, read_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, help=__doc__, pretty_exceptions_enable=False)
+app.add_typer(runs.app, name="runs")
+app.add_typer(runs.dead_letters, name="dead-letters")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys, made in the database.")
+app.add_typer(keys_app, name="keys")
+app.command("run")(runs.start)
+app.command("tail")(runs.tail)
+
+
+def main() -> None:
+    """Run a command; an error of ours ends it with one line and its exit code."""
+    try:
+        app()
+    except (DurableAgentError, ExceptionGroup) as error:
+        first = innermost(error)
+        if not isinstance(first, DurableAgentError):
+            raise
+        print(f"durable-agent: {first.message}", file=sys.stderr)
+        sys.exit(exit_code(first))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Return the first error inside nested groups: a task group wraps what ends it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def exit_code(error: DurableAgentError) -> int:
+    """Return the exit code an error stands for."""
+    match error:
+        case NotFound():
+            return 3
+        case OutsideError():
+            return 4
+        case CallerError():
+            return 2
+        case _:
+            return 1
+
+
+def settings_from(**given: Any) -> Settings:
+    """Return the settings with the command's options over the environment."""
+    return read_settings(**given)
+
+
+@app.command()
+def up(
+    host: Annotated[str | None, typer.Option(help="The address to bind; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="The API's port; default 4000.")] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes.")] = 2,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Steps a worker runs at once; default 10.")] = None,
+    modules: Modules = None,
+    data_dir: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Start PostgreSQL (unless a URL is given), the API and workers; drain and exit 0 on SIGTERM or Ctrl-C."""
+    from durable_agent.cli.processes import run
+    from durable_agent.cli.supervisor import up as run_up
+    from durable_agent.telemetry import configure_logging
+
+    settings = settings_from(host=host, port=port, max_concurrent_tasks=concurrency, database_url=database_url)
+    configure_logging(settings.log_level, settings.log_format)
+    run(run_up(settings, workers=workers, modules=modules or [], data_dir=data_dir))
+
+
+@app.command()
+def demo(
+    port: Annotated[int | None, typer.Option(help="The API's port; default 4000.")] = None,
+    workers: Annotated[int, typer.Option(min=2, max=16, help="Worker processes.")] = 2,
+    data_dir: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Start everything, run three steps, kill a worker in the middle, and show the run completing."""
+    import asyncio
+
+    from durable_agent.cli.demo import demo as run_demo
+    from durable_agent.telemetry import configure_logging
+
+    settings = settings_from(port=port, database_url=database_url, log_level="error")
+    configure_logging(settings.log_level, settings.log_format)
+    if not asyncio.run(run_demo(settings, workers=workers, data_dir=data_dir)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def api(
+    host: Annotated[str | None, typer.Option(help="The address to bind.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port.")] = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Run the API."""
+    from durable_agent.cli.processes import api_process
+
+    api_process(settings_from(host=host, port=port, database_url=database_url))
+
+
+@app.command()
+def worker(
+    modules: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODULE]...", help="Where @tool functions are.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Steps run at once; default 10.")] = None,
+    queues: Annotated[str | None, typer.Option(help="Queues served, separated by commas; default: default.")] = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Run a worker with the modules' tools (default: the demo's), until SIGTERM drains it."""
+    from durable_agent.cli.processes import worker_process
+
+    settings = settings_from(max_concurrent_tasks=concurrency, queues=queues, database_url=database_url)
+    worker_process(settings, modules or [])
+
+
+@app.command()
+def migrate(database_url: DatabaseUrl = None) -> None:
+    """Bring the database's schema to this version's; any number may run at once."""
+    from durable_agent import migrate as migrations
+    from durable_agent.errors import InvalidRequest
+
+    settings = settings_from(database_url=database_url)
+    if settings.direct_url is None:
+        raise InvalidRequest("no database: set DATABASE_URL or give --database-url", field="DATABASE_URL")
+    print(f"schema {migrations.upgrade(settings.direct_url)}")
+
+
+@app.command()
+def doctor(
+    database_url: DatabaseUrl = None,
+    data_dir: Data = None,
+    every: Annotated[bool, typer.Option("--all", help="Check every run's history, not the last 200.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check the engine's invariants and its PostgreSQL's health, and say what to do. Exit 1 when something fails."""
+    import asyncio
+
+    from durable_agent.cli.database import url_for
+    from durable_agent.engine.health import Level, examine
+
+    settings = settings_from(database_url=database_url)
+    with url_for(settings, data_dir) as (url, direct_url):
+        findings = asyncio.run(examine(url, direct_url, runs=None if every else 200, ttl_s=settings.lease_ttl_s))
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        report(findings)
+    if any(finding.level is Level.FAIL for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def workers(url: Url = None, as_json: Json = False) -> None:
+    """List the worker sessions: state, load, last beat."""
+    runs.show_workers(url, as_json)
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    scopes: Annotated[str, typer.Option(help="Of read, write, operate, admin.")] = "read,write,operate",
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; default: never.")] = None,
+    database_url: DatabaseUrl = None,
+    data_dir: Data = None,
+) -> None:
+    """Make a key and print it, this once. From the first key on, the API asks for one."""
+    from durable_agent.cli.database import create_key as create
+
+    print(create(settings_from(database_url=database_url), data_dir, name, scopes.split(","), days))
+
+
+@keys_app.command("list")
+def list_keys(database_url: DatabaseUrl = None, data_dir: Data = None, as_json: Json = False) -> None:
+    """List the keys, without their secrets."""
+    from durable_agent.cli.database import list_keys as listed
+
+    found = listed(settings_from(database_url=database_url), data_dir)
+    if as_json:
+        print_json(found)
+    for key in found if not as_json else ():
+        state = "revoked" if key["revoked_at"] else "active"
+        print(f"{key['id']}  {state:<8} {','.join(key['scopes']):<24} {key['name']}")
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID")], database_url: DatabaseUrl = None, data_dir: Data = None
+) -> None:
+    """End a key at once."""
+    from durable_agent.cli.database import revoke_key as revoke
+
+    if not revoke(settings_from(database_url=database_url), data_dir, key_id):
+        raise NotFound(f"key {key_id!r} does not exist")
