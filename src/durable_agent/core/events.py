@@ -179,6 +179,12 @@ def _fold_step(
             step.crashes += 1
         case _:
             pass
+    if event in _BY_LEASE and data["claim_no"] != step.claim_no:
+        raise ValueError(f"step {no}: {event} by claim {data['claim_no']}, but {step.claim_no} holds the lease")
 
 
+# What only the holder of the live lease may do (I2).
+_BY_LEASE: Final = frozenset(
+    {StepEvent.SUCCEEDED, StepEvent.FAILED, StepEvent.RELEASED, StepEvent.LEASE_LOST, StepEvent.EMITTED}
+)
 _RESOLVED: Final = frozenset({StepStatus.SUCCEEDED, StepStatus.SKIPPED, StepStatus.COMPENSATED})

@@ -107,7 +107,8 @@ class Database:
         if self.pooled:
             conn.prepare_threshold = None
             return
-        await conn.execute(_TIMEOUTS, (self._timeout_ms, "10000", "30000"))
+        # A process that is frozen inside a transaction holds its runs' locks: five seconds, no longer.
+        await conn.execute(_TIMEOUTS, (self._timeout_ms, "10000", "5000"))
 
 
 def is_pooled(conn: Connection, backend_pid: int) -> bool:

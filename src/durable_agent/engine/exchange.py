@@ -69,7 +69,7 @@ async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, fre
         journal = Journal((await now.fetchone())[0], room.offer.session)
         settlement, promotion = await _settle(conn, journal, reads, outcomes, room)
         picked = await _picked(picks)
-        await _learn(conn, room, turns)
+        await _learn(conn, room, turns, promotion.ready)
         handed = _hand_off(room, promotion.ready, slots - len(picked)) if slots > 0 else []
         promotion.enqueue(handed, room.offer.worker)
         await conclude(conn, settlement, promotion)
@@ -107,11 +107,13 @@ async def _picked(picks: Sequence[tuple[Tenant, Any]]) -> list[Picked]:
     return [Picked(tenant, *row) for tenant, cursor in picks for row in await cursor.fetchall()]
 
 
-async def _learn(conn: Connection, room: Room, turns: Any) -> None:
+async def _learn(conn: Connection, room: Room, turns: Any, ready: Sequence[Ready]) -> None:
+    """Remember whose turn it is, and know the routes of all that may be claimed or handed off."""
     if turns is None:
         return
     rows = await turns.fetchall()
-    await room.routes.describe(conn, ((tenant, route) for tenant, route, _ in rows))
+    seen = {(tenant, route) for tenant, route, _ in rows} | {(step.tenant, step.route) for step in ready}
+    await room.routes.describe(conn, seen)
     room.turns = tuple(Turn(*row) for row in rows if room.serves(row[0], row[1]))
 
 

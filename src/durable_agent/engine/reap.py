@@ -26,6 +26,8 @@ log = logger("reap")
 
 # After an own reconnect nobody is suspected for so long: a crash of PostgreSQL takes every session away at once (R10).
 QUIET_S = 5.0
+# A process that just started may itself be part of a restart of everything.
+START_QUIET_S = 1.0
 SWEEP_S = 30.0
 
 
@@ -52,7 +54,7 @@ class Upkeep:
     async def run(self) -> None:
         """Tick until cancelled; an outage is waited out."""
         loop = asyncio.get_running_loop()
-        self._quiet_until = loop.time() + QUIET_S
+        self._quiet_until = loop.time() + START_QUIET_S
         wait_s = 0.0
         while True:
             try:

@@ -150,21 +150,28 @@ class Settlement:
             case Failed():
                 self._fail(head, step, outcome)
             case Released():
-                self.journal.append(head, StepEvent.RELEASED, step.no, claim_no=step.claim_no, worker=self.worker)
-                self._requeue(head, step, delay_s=None)
+                self.journal.append(
+                    head, StepEvent.RELEASED, step.no, claim_no=outcome.lease.claim_no, worker=self.worker
+                )
+                self._requeue(head, step, outcome.lease, delay_s=None)
             case Lost():
                 self._lose(head, step, outcome)
             case Emitted():
                 self.journal.append(
-                    head, StepEvent.EMITTED, step.no, {"data": outcome.data}, name=outcome.type, claim_no=step.claim_no
+                    head,
+                    StepEvent.EMITTED,
+                    step.no,
+                    {"data": outcome.data},
+                    name=outcome.type,
+                    claim_no=outcome.lease.claim_no,
                 )
 
     def _succeed(self, head: Head, step: Step, outcome: Succeeded) -> None:
         self.journal.append(
-            head, StepEvent.SUCCEEDED, step.no, claim_no=step.claim_no, attempt=step.failures + 1,
+            head, StepEvent.SUCCEEDED, step.no, claim_no=outcome.lease.claim_no, attempt=step.failures + 1,
             output_sha256=digest(outcome.output), output_bytes=len(outcome.output), worker=self.worker,
         )  # fmt: skip
-        self._finish(head, step, "succeeded", output=outcome.output.decode())
+        self._finish(head, step, outcome.lease, "succeeded", output=outcome.output.decode())
         self.resolutions.append(Resolution(head.key, step.no, step.name, True, outcome.output, tuple(step.children)))
 
     def _fail(self, head: Head, step: Step, outcome: Failed) -> None:
@@ -182,52 +189,56 @@ class Settlement:
         detail = {"message": outcome.message}
         if isinstance(decision, retry.RetryAt):
             self.journal.append(
-                head, StepEvent.FAILED, step.no, detail, **facts, of=step.max_attempts, claim_no=step.claim_no,
+                head, StepEvent.FAILED, step.no, detail, **facts, of=step.max_attempts, claim_no=outcome.lease.claim_no,
                 retry_in_s=round(decision.delay_s, 3), worker=self.worker,
             )  # fmt: skip
-            self._requeue(head, step, delay_s=decision.delay_s)
+            self._requeue(head, step, outcome.lease, delay_s=decision.delay_s)
             return
         self.journal.append(
-            head, StepEvent.FAILED, step.no, detail, **facts, of=step.max_attempts, claim_no=step.claim_no,
+            head, StepEvent.FAILED, step.no, detail, **facts, of=step.max_attempts, claim_no=outcome.lease.claim_no,
             worker=self.worker,
         )  # fmt: skip
-        self._bury(head, step, decision.reason, outcome.failure, error)
+        self._bury(head, step, outcome.lease, decision.reason, outcome.failure, error)
 
     def _lose(self, head: Head, step: Step, outcome: Lost) -> None:
         step.crashes += 1
         self.journal.append(
-            head, StepEvent.LEASE_LOST, step.no, claim_no=step.claim_no, crashes=step.crashes,
+            head, StepEvent.LEASE_LOST, step.no, claim_no=outcome.lease.claim_no, crashes=step.crashes,
             of=step.max_crashes, why=outcome.why, worker=outcome.worker,
         )  # fmt: skip
         if isinstance(retry.crash(step.crashes, step.max_crashes), retry.Requeue):
-            self._requeue(head, step, delay_s=None)
+            self._requeue(head, step, outcome.lease, delay_s=None)
             return
         message = f"its lease was lost {step.crashes} times; the last holder was {outcome.worker or 'unknown'}"
         error = {"failure": FailureClass.LEASE_LOST.value, "error_type": "LeaseLost", "message": message}
-        self._bury(head, step, "poisoned", FailureClass.LEASE_LOST, error)
+        self._bury(head, step, outcome.lease, "poisoned", FailureClass.LEASE_LOST, error)
 
-    def _bury(self, head: Head, step: Step, reason: str, failure: FailureClass, error: dict[str, Any]) -> None:
+    def _bury(
+        self, head: Head, step: Step, lease: Lease, reason: str, failure: FailureClass, error: dict[str, Any]
+    ) -> None:
         self.journal.append(
             head, StepEvent.DEAD_LETTER, step.no, {"message": error["message"]}, reason=reason, failure=failure.value
         )
-        self._finish(head, step, "dead_letter", error={**error, "reason": reason})
+        self._finish(head, step, lease, "dead_letter", error={**error, "reason": reason})
         self.journal.dead.add(
             step.tenant, step.run_id, step.no, step.name, step.tool, reason, failure.value, error["message"][:2000]
         )
         self.failing.setdefault(head.key, (step.name, reason))
 
-    def _requeue(self, head: Head, step: Step, *, delay_s: float | None) -> None:
+    def _requeue(self, head: Head, step: Step, lease: Lease, *, delay_s: float | None) -> None:
         state = "held" if head.status is RunStatus.PAUSED else "scheduled" if delay_s is not None else "ready"
         self.journal.requeued.add(
-            step.tenant, step.run_id, step.no, step.claim_no, step.token, state, delay_s, step.failures, step.crashes
+            step.tenant, step.run_id, step.no, lease.claim_no, lease.token, state, delay_s, step.failures, step.crashes
         )
         step.last_token, step.token, step.state = step.token, None, state
 
     def _finish(
-        self, head: Head, step: Step, status: str, *, output: str | None = None, error: dict[str, Any] | None = None
-    ) -> None:
+        self, head: Head, step: Step, lease: Lease, status: str, *, output: str | None = None,
+        error: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        # The statement fences once more, by the lease that the worker showed, not by what was read here.
         self.journal.finished.add(
-            step.tenant, step.run_id, step.no, step.claim_no, step.token, status, output,
+            step.tenant, step.run_id, step.no, lease.claim_no, lease.token, status, output,
             dumps(error).decode() if error is not None else None, step.failures, step.crashes, self.worker,
         )  # fmt: skip
         head.steps_left -= 1

@@ -1,0 +1,1 @@
+"""What chaos and bench share: a receiver, a zygote that forks workers, faults, workloads, the history checker."""

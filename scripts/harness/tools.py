@@ -1,0 +1,50 @@
+"""The tools of the chaos run. Each calls the receiver outside of the database once, in the middle of its time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from typing import Any
+
+import orjson
+
+from durable_agent import Context, RetryableError, tool
+
+
+async def call_receiver(ctx: Context) -> str:
+    """Tell the receiver, with the step's key, and return the result it gives for that key."""
+    host, port = os.environ["CHAOS_RECEIVER"].split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        order = {"key": ctx.idempotency_key, "run": str(ctx.run_id), "step": ctx.step, "pid": os.getpid()}
+        writer.write(orjson.dumps(order) + b"\n")
+        await writer.drain()
+        answer = await reader.readline()
+        if not answer:
+            raise RetryableError("the receiver closed the connection")
+        return str(orjson.loads(answer)["result"])
+    finally:
+        writer.close()
+
+
+@tool("work", effect="idempotent")
+async def work(ctx: Context, delay_s: float = 0.0, failure_rate: float = 0.0) -> dict[str, Any]:
+    """Take a time, call the receiver in the middle of it, fail as often as asked."""
+    await asyncio.sleep(delay_s / 2)
+    if random.random() < failure_rate:
+        raise RetryableError("simulated transient failure")
+    result = await call_receiver(ctx)
+    await asyncio.sleep(delay_s / 2)
+    return {"result": result, "parents": sorted(ctx.parents)}
+
+
+@tool("noop", effect="safe")
+async def noop() -> None:
+    """Do nothing."""
+
+
+@tool("sleep", effect="safe")
+async def sleep(delay_s: float) -> None:
+    """Take a time."""
+    await asyncio.sleep(delay_s)

@@ -1,0 +1,68 @@
+"""A process that has loaded everything and forks workers on demand: a kill then costs a fork, not a start of Python.
+
+It reads `spawn NAME` from its standard input, answers with the child's pid, and dies with its parent, as do its
+children with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# Loaded here so that no child has to.
+from durable_agent.cli.processes import die_with_parent, worker_process
+from durable_agent.settings import read_settings
+
+
+class Zygote:
+    """The parent's side."""
+
+    def __init__(
+        self, modules: Sequence[str], environment: Mapping[str, str], log: Path, source: Path | None = None
+    ) -> None:
+        paths = [str(source)] if source else []
+        env = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join([*paths, str(Path(__file__).parents[1])])}
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "harness.zygote", *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=errors, env=env, start_new_session=True, preexec_fn=die_with_parent,
+            )  # fmt: skip
+
+    def spawn(self, name: str) -> int:
+        """Return the pid of a new worker of that name."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"spawn {name}\n".encode())
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the zygote and with it every worker."""
+        self._process.kill()
+        self._process.wait()
+
+
+def main() -> None:
+    """Fork until the parent closes the pipe."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        name = line.split()[1]
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            die_with_parent()
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(2, 1)
+            try:
+                worker_process(read_settings(worker_id=name), sys.argv[1:])
+            finally:
+                os._exit(0)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    main()
