@@ -39,8 +39,9 @@ START_TIMEOUT_S: Final = 60
 LOG_LIMIT_BYTES: Final = 10_000_000
 LOG_CHECK_S: Final = 30.0
 _NETWORK_FILESYSTEMS: Final = frozenset({"nfs", "nfs4", "9p", "cifs", "smb3", "fuse.sshfs"})
-# A start that fails so is tried again: backends of a killed server are still ending, or the port was just taken.
-_PASSING: Final = ("is still in use", "could not bind")
+# A start that fails so is tried again for a while: a killed server and its backends are still ending.
+_PASSING: Final = ("is still in use", "could not bind", "is kept by")
+_PASSING_S: Final = 15.0
 
 _SETTINGS: Final[dict[str, str]] = {
     "listen_addresses": "127.0.0.1",
@@ -288,15 +289,15 @@ class EmbeddedPostgres:
         noted = self._noted_pid()
         if noted is not None and noted > 0 and self.pid is None:
             with contextlib.suppress(OSError):
-                # The number is a stranger's, or a zombie's that no init reaps; PostgreSQL would refuse to start for it.
+                # The number is a stranger's, or a zombie's not reaped yet; PostgreSQL would refuse to start for it.
                 os.kill(noted, 0)
                 (self.cluster / "postmaster.pid").unlink()
-        deadline_s = time.monotonic() + START_TIMEOUT_S
+        deadline_s = time.monotonic() + _PASSING_S
         while True:
-            port = self._choose_port()
-            settings = {**self._settings, "port": str(port)}
-            options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
             try:
+                port = self._choose_port()
+                settings = {**self._settings, "port": str(port)}
+                options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
                 self._ctl("start", "-l", str(self.log), "-o", options)
             except EmbeddedPostgresError as error:
                 if time.monotonic() > deadline_s or not any(reason in error.message for reason in _PASSING):
@@ -317,7 +318,8 @@ class EmbeddedPostgres:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", port))
                 return int(probe.getsockname()[1])
-        raise EmbeddedPostgresError(f"port {fixed} for PostgreSQL is taken; free it")
+        state = "is kept by another process" if self.port else "is taken"
+        raise EmbeddedPostgresError(f"port {fixed} for PostgreSQL {state}; free it")
 
     def _prepare(self) -> None:
         """Make the engine's role, which is no superuser (row-level security binds it), and its database."""
