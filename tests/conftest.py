@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from durable_agent.settings import Settings
 from tests.support import postgres
 from tests.support.postgres import Database
+from tests.support.runs import Engine, engine_on
 
 HERE = Path(__file__).parent
 
@@ -61,3 +62,10 @@ def settings(database: Database, monkeypatch: pytest.MonkeyPatch) -> Settings:
         if name.startswith("DURABLE_AGENT_") and name != "DURABLE_AGENT_LISTEN":
             monkeypatch.delenv(name)
     return Settings(_env_file=None, database_url=database.url, port=0)
+
+
+@pytest.fixture
+async def engine(database: Database) -> AsyncIterator[Engine]:
+    """The engine by hand; when the test is done, every run's history is folded and compared with its rows."""
+    async with engine_on(database.url) as made:
+        yield made

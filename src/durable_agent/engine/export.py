@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,6 +10,7 @@ from uuid import UUID
 import orjson
 
 from durable_agent.core.events import ChainBroken, StoredEvent, digest, dumps, fold, verify
+from durable_agent.core.graph import Graph
 from durable_agent.core.records import Tenant
 from durable_agent.db import reads
 from durable_agent.db.pool import Connection, Database
@@ -29,12 +30,12 @@ async def export_lines(db: Database, tenant: Tenant, run_id: UUID) -> AsyncItera
         run = await reads.run(conn, tenant, run_id)
         if run is None:
             raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
-        yield _line({"kind": "run", "format": FORMAT, **run})
+        yield _line({"record": "run", "format": FORMAT, **run})
         for step in await reads.steps(conn, tenant, run_id):
-            yield _line({"kind": "step", **step})
+            yield _line({"record": "step", **step})
         async for row in _events(conn, tenant, run_id):
-            yield _line({"kind": "event", **row, "hash": bytes(row["hash"]).hex()})
-        yield _line({"kind": "end", "events": run["last_seq"], "chain": run["chain"]})
+            yield _line({"record": "event", **row, "hash": bytes(row["hash"]).hex()})
+        yield _line({"record": "end", "events": run["last_seq"], "chain": run["chain"]})
 
 
 async def _events(conn: Connection, tenant: Tenant, run_id: UUID) -> AsyncIterator[dict[str, Any]]:
@@ -54,32 +55,45 @@ class NotAnExport(Exception):
 
 
 def verify_export(lines: Iterable[bytes]) -> tuple[UUID, int]:
-    """Return the run's id and number of events when an export proves itself: chain, tail, outputs, fold.
+    """Return the run's id and number of events when an export proves itself: chain, tail, graph, outputs, fold.
 
     Raises ChainBroken with the first event that does not fit, NotAnExport.
     """
+    documents: dict[str, list[dict[str, Any]]] = {"run": [], "step": [], "event": [], "end": []}
+    number = 0
     try:
-        documents = [orjson.loads(line) for line in lines if line.strip()]
-        run = next(d for d in documents if d["kind"] == "run")
-        end = next((d for d in documents if d["kind"] == "end"), None)
-        steps = [d for d in documents if d["kind"] == "step"]
-        events = [_stored(d) for d in documents if d["kind"] == "event"]
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                document = orjson.loads(line)
+                documents[document["record"]].append(document)
+        run, steps = documents["run"][0], documents["step"]
         run_id, head = UUID(run["id"]), bytes.fromhex(run["chain"])
-    except (orjson.JSONDecodeError, KeyError, StopIteration, TypeError, ValueError) as error:
-        raise NotAnExport(f"this is no export of a run: {error}") from None
-    count = verify(run_id, events, head=head, last_seq=run["last_seq"])
-    if end is None or end["events"] != count or end["chain"] != run["chain"]:
-        raise ChainBroken(count + 1, "the end of the export is missing or does not fit")
-    faults = row_faults(run, steps, events)
+    except IndexError:
+        raise NotAnExport("it has no line of the run itself") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotAnExport(f"line {number} is no line of an export of a run ({error})") from None
+    count = verify(run_id, _stored_events(documents["event"]), head=head, last_seq=run["last_seq"])
+    if [(end["events"], end["chain"]) for end in documents["end"]] != [(count, run["chain"])]:
+        raise ChainBroken(count + 1, "the last line of the export is missing or does not fit")
+    faults = row_faults(run, steps, [_stored(document) for document in documents["event"]])
     if faults:
         raise ChainBroken(count, faults[0])
     return run_id, count
 
 
+def _stored_events(documents: Iterable[dict[str, Any]]) -> Iterator[StoredEvent]:
+    """Yield events; one whose fields were altered beyond reading breaks the chain there."""
+    for expected, document in enumerate(documents, 1):
+        try:
+            yield _stored(document)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ChainBroken(expected, f"event {expected} was altered: {error}") from None
+
+
 def row_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
     """Return where a run's rows are not what its events, folded through the machines, say they are."""
     folded = fold([s["parents"] for s in steps], ((e.seq, e.type, e.step_no, orjson.loads(e.data)) for e in events))
-    faults = list(folded.faults)
+    faults = [*folded.faults, *_graph_faults(steps, events)]
     if folded.status is None or folded.status.value != run["status"]:
         faults.append(f"the run is {run['status']}, its events say {folded.status}")
     if folded.steps_left != run["steps_left"]:
@@ -97,6 +111,14 @@ def row_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[St
         if step["status"] == "succeeded" and outputs.get(step["no"]) != digest(dumps(step["output"])):
             faults.append(f"step {step['name']!r}: its output is not the one that was recorded")
     return faults
+
+
+def _graph_faults(steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
+    """Return whether names, edges and edge conditions are no longer those that were submitted."""
+    conditions = {(int(p), s["no"]): when for s in steps for p, when in (s["edge_conditions"] or {}).items()}
+    graph = Graph(tuple(s["name"] for s in steps), tuple(tuple(s["parents"]) for s in steps), (), (), conditions)
+    said = orjson.loads(events[0].data).get("graph_sha256") if events else None
+    return [] if said == graph.digest() else ["the steps are not the graph that was submitted"]
 
 
 def _stored(d: dict[str, Any]) -> StoredEvent:

@@ -72,11 +72,11 @@ class Journal:
         fence = ("claim_nos", "tokens")
         self.finished = Row(
             QUEUE.finish_steps,
-            (*key, *fence, "statuses", "outputs", "errors", "failures", "crashes", "workers"),
+            (*key, *fence, "statuses", "outputs", "errors", "failures", "crashes", "workers", "done_tokens"),
             guarded=True,
         )
         self.requeued = Row(
-            QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes"), guarded=True
+            QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes", "last_tokens"), guarded=True
         )
         self.resolved = Row(JOURNAL.resolve_steps, (*key, "deps_left", "taken", "statuses", "errors"), guarded=True)
         self.enqueued = Row(

@@ -26,6 +26,7 @@ from durable_agent.core.records import (
     Released,
     RetryPolicy,
     Succeeded,
+    Token,
     Verdict,
 )
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
@@ -228,9 +229,18 @@ class Settlement:
     def _requeue(self, head: Head, step: Step, lease: Lease, *, delay_s: float | None) -> None:
         state = "held" if head.status is RunStatus.PAUSED else "scheduled" if delay_s is not None else "ready"
         self.journal.requeued.add(
-            step.tenant, step.run_id, step.no, lease.claim_no, lease.token, state, delay_s, step.failures, step.crashes
+            step.tenant,
+            step.run_id,
+            step.no,
+            lease.claim_no,
+            lease.token,
+            state,
+            delay_s,
+            step.failures,
+            step.crashes,
+            self._told(lease),
         )
-        step.last_token, step.token, step.state = step.token, None, state
+        step.last_token, step.token, step.state = self._told(lease), None, state
 
     def _finish(
         self, head: Head, step: Step, lease: Lease, status: str, *, output: str | None = None,
@@ -239,11 +249,15 @@ class Settlement:
         # The statement fences once more, by the lease that the worker showed, not by what was read here.
         self.journal.finished.add(
             step.tenant, step.run_id, step.no, lease.claim_no, lease.token, status, output,
-            dumps(error).decode() if error is not None else None, step.failures, step.crashes, self.worker,
+            dumps(error).decode() if error is not None else None, step.failures, step.crashes, self.worker, self._told(lease),
         )  # fmt: skip
         head.steps_left -= 1
         self.finished[head.key].add(step.no)
-        step.done_token, step.token, step.state = step.token, None, None
+        step.done_token, step.token, step.state = self._told(lease), None, None
+
+    def _told(self, lease: Lease) -> Token | None:
+        """The token by which the same worker, asking again, hears `already`; what a reaper ended it hears was lost."""
+        return lease.token if self.worker is not None else None
 
 
 async def conclude(conn: Connection, settlement: Settlement, promotion: Promotion) -> None:

@@ -62,11 +62,11 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(routes)s::in
 update queue q
 set state = d.state,
     due_at = case when d.delay_s is not null then %(now)s + make_interval(secs => d.delay_s) end,
-    failures = d.failures, crashes = d.crashes, last_token = q.token, token = null, session = null,
+    failures = d.failures, crashes = d.crashes, last_token = d.last_token, token = null, session = null,
     claimed_at = null, deadline_at = null, queued_at = %(now)s
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
-            %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[])
-  d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes)
+            %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[])
+  d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes, last_token)
 where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
   and q.state = 'leased' and q.claim_no = d.claim_no and q.token = d.token;
 
@@ -84,12 +84,12 @@ with released as (
 )
 update steps s
 set status = d.status, output = d.output, error = d.error, claim_no = d.claim_no, failures = d.failures,
-    crashes = d.crashes, done_token = d.token, worker = d.worker, started_at = x.claimed_at, finished_at = %(now)s
+    crashes = d.crashes, done_token = d.done_token, worker = d.worker, started_at = x.claimed_at, finished_at = %(now)s
 from released x
 join unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
             %(statuses)s::text[], %(outputs)s::text[]::json[], %(errors)s::text[]::json[], %(failures)s::int[],
-            %(crashes)s::int[], %(workers)s::text[])
-  d(tenant, run_id, no, claim_no, token, status, output, error, failures, crashes, worker)
+            %(crashes)s::int[], %(workers)s::text[], %(done_tokens)s::uuid[])
+  d(tenant, run_id, no, claim_no, token, status, output, error, failures, crashes, worker, done_token)
   on d.tenant = x.tenant and d.run_id = x.run_id and d.no = x.no
 where s.tenant = x.tenant and s.run_id = x.run_id and s.no = x.no and s.status = 'queued';
 

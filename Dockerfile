@@ -1,0 +1,22 @@
+# Wheels are fetched by hash and our own is built once; the image then takes only what the runtime needs of them.
+FROM python:3.11-slim AS wheels
+WORKDIR /build
+COPY requirements.lock .
+RUN pip wheel --no-cache-dir --no-deps --require-hashes -r requirements.lock -w /wheels
+COPY pyproject.toml README.md LICENSE ./
+COPY alembic alembic
+COPY src src
+RUN pip install --no-cache-dir --no-index --find-links /wheels hatchling \
+ && pip wheel --no-cache-dir --no-deps --no-build-isolation . -w /wheels
+
+FROM python:3.11-slim
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --find-links /wheels durable-agent \
+ && useradd --system --create-home --uid 10001 durable-agent
+USER durable-agent
+WORKDIR /home/durable-agent
+ENV PYTHONUNBUFFERED=1 DURABLE_AGENT_LOG_FORMAT=json
+EXPOSE 4000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["durable-agent"]
+CMD ["--help"]

@@ -1,0 +1,55 @@
+"""Submit: whole or not at all, once per key."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from durable_agent.core.records import DEFAULT_TENANT
+from durable_agent.engine.submit import Submission, submit
+from durable_agent.errors import GraphInvalid, KeyReused
+from tests.support.postgres import Database
+from tests.support.runs import Engine, run_of, step
+
+
+async def test_equal_keys_at_once_make_one_run(engine: Engine) -> None:
+    async def one() -> object:
+        return (await submit(engine.pools, DEFAULT_TENANT, [Submission(run_of(step("a")), "key", b"same")]))[0]
+
+    found = await asyncio.gather(*(one() for _ in range(16)))
+    assert len({submitted.run_id for submitted in found}) == 1  # type: ignore[attr-defined]
+    assert sum(submitted.created for submitted in found) == 1  # type: ignore[attr-defined]
+
+
+async def test_a_key_with_another_body_is_refused(engine: Engine) -> None:
+    await engine.submit(run_of(step("a")), "key", b"one")
+    with pytest.raises(KeyReused, match="'key'"):
+        await engine.submit(run_of(step("b")), "key", b"two")
+
+
+async def test_a_batch_with_one_bad_run_stores_none(engine: Engine, database: Database) -> None:
+    good, bad = Submission(run_of(step("a"))), Submission(run_of(step("a", "nowhere")))
+    with pytest.raises(GraphInvalid, match="nowhere"):
+        await submit(engine.pools, DEFAULT_TENANT, [good, bad])
+    assert database.execute("select count(*) from runs") == [(0,)]
+
+
+async def test_a_tool_nobody_offers_is_accepted_with_a_warning(engine: Engine) -> None:
+    (done,) = await submit(engine.pools, DEFAULT_TENANT, [Submission(run_of(step("a", tool="nobody")))])
+    assert "nobody" in done.warnings[0]
+    engine.hand(tools=["somebody"])
+    (known,) = await submit(engine.pools, DEFAULT_TENANT, [Submission(run_of(step("a", tool="somebody")))])
+    assert known.warnings == ()
+
+
+async def test_a_run_whose_roots_are_all_skipped_is_completed_at_once(engine: Engine) -> None:
+    run = await engine.submit(run_of(step("a", when="input.go"), step("b", "a"), input={"go": False}))
+    assert (await engine.run(run))["status"] == "completed"
+    assert await engine.statuses(run) == {"a": "skipped", "b": "skipped"}
+
+
+async def test_a_root_condition_that_cannot_be_decided_fails_the_run(engine: Engine) -> None:
+    run = await engine.submit(run_of(step("a", when="input.missing"), step("b"), input={}))
+    assert (await engine.run(run))["error"] == {"step": "a", "reason": "condition_error"}
+    assert await engine.statuses(run) == {"a": "dead_letter", "b": "cancelled"}
