@@ -1,0 +1,52 @@
+"""The yardstick: what the same server does for the shipped pgbench in the same run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import psycopg
+
+_INSERT = "insert into yard_commits(v) values (1);\n"
+_PAIR = """
+update yard set state = 1 where id = (select id from yard where state = 0 order by id for update skip locked limit 1)
+returning id \\gset
+update yard set state = 2 where id = :id;
+"""
+SECONDS = 4
+CLIENTS = (1, 4, 8, 16, 32)
+
+
+def measure(bin_dir: Path, admin_url: str, directory: Path) -> dict[str, dict[int, float]]:
+    """Return transactions a second by number of clients: one-row commits, and pairs of claim and complete."""
+    with psycopg.connect(admin_url, autocommit=True) as conn:
+        conn.execute("create table if not exists yard_commits (id bigint generated always as identity, v int)")
+        conn.execute("drop table if exists yard")
+        conn.execute("create table yard (id bigint generated always as identity primary key, state int not null)")
+        conn.execute("create index on yard (id) where state = 0")
+    found: dict[str, dict[int, float]] = {}
+    for name, script in (("commits", _INSERT), ("claim and complete", _PAIR)):
+        file = directory / "yardstick.sql"
+        file.write_text(script)
+        found[name] = {}
+        for clients in CLIENTS:
+            if name != "commits":
+                with psycopg.connect(admin_url, autocommit=True) as conn:
+                    conn.execute("truncate yard")
+                    conn.execute("insert into yard (state) select 0 from generate_series(1, 150000)")
+                    conn.execute("vacuum analyze yard")
+            found[name][clients] = _pgbench(bin_dir, admin_url, file, clients)
+    return found
+
+
+def _pgbench(bin_dir: Path, url: str, script: Path, clients: int) -> float:
+    done = subprocess.run(
+        [str(bin_dir / "pgbench"), "-n", "-M", "prepared", "-f", str(script), "-c", str(clients), "-j", "2", "-T", str(SECONDS),
+         url],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    rate = re.search(r"tps = ([\d.]+)", done.stdout)
+    if rate is None:
+        raise RuntimeError(f"pgbench failed: {done.stderr[-400:]}")
+    return float(rate.group(1))
