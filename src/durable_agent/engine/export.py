@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -54,35 +55,61 @@ class NotAnExport(Exception):
     """The file is no export of a run."""
 
 
+@dataclass(slots=True)
+class Export:
+    """The lines of an export by what they record."""
+
+    run: dict[str, Any]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    ends: list[dict[str, Any]] = field(default_factory=list)
+
+
 def verify_export(lines: Iterable[bytes]) -> tuple[UUID, int]:
     """Return the run's id and number of events when an export proves itself: chain, tail, graph, outputs, fold.
 
     Raises ChainBroken with the first event that does not fit, NotAnExport.
     """
-    documents: dict[str, list[dict[str, Any]]] = {"run": [], "step": [], "event": [], "end": []}
-    number = 0
+    found = _parsed(lines)
     try:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                document = orjson.loads(line)
-                documents[document["record"]].append(document)
-        run, steps = documents["run"][0], documents["step"]
-        run_id, head = UUID(run["id"]), bytes.fromhex(run["chain"])
-    except IndexError:
-        raise NotAnExport("it has no line of the run itself") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise NotAnExport(f"line {number} is no line of an export of a run ({error})") from None
-    count = verify(run_id, _stored_events(documents["event"]), head=head, last_seq=run["last_seq"])
-    if [(end["events"], end["chain"]) for end in documents["end"]] != [(count, run["chain"])]:
-        raise ChainBroken(count + 1, "the last line of the export is missing or does not fit")
-    faults = row_faults(run, steps, [_stored(document) for document in documents["event"]])
+        run_id, head = UUID(found.run["id"]), bytes.fromhex(found.run["chain"])
+        count = verify(run_id, _stored_events(found.events), head=head, last_seq=found.run["last_seq"])
+        if [(end["events"], end["chain"]) for end in found.ends] != [(count, found.run["chain"])]:
+            raise ChainBroken(count + 1, "the last line of the export is missing or does not fit")
+        faults = row_faults(found.run, found.steps, list(_stored_events(found.events)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ChainBroken(len(found.events) + 1, f"a line of the run or of a step was altered: {error}") from None
     if faults:
         raise ChainBroken(count, faults[0])
     return run_id, count
 
 
+def _parsed(lines: Iterable[bytes]) -> Export:
+    found: Export | None = None
+    for number, line in enumerate(lines, 1):
+        try:
+            document = orjson.loads(line)
+            record = document["record"]
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            if found is None:
+                raise NotAnExport(f"line {number} is no line of an export ({error})") from None
+            raise ChainBroken(len(found.events) + 1, f"line {number} cannot be read: cut off or altered") from None
+        match record:
+            case "run" if found is None:
+                found = Export(document)
+            case "step" | "event" | "end" if found is not None and not found.ends:
+                {"step": found.steps, "event": found.events, "end": found.ends}[record].append(document)
+            case _ if found is None:
+                raise NotAnExport("the first line is not that of a run")
+            case _:
+                raise ChainBroken(len(found.events) + 1, f"line {number} ({record}) is out of place")
+    if found is None:
+        raise NotAnExport("it is empty")
+    return found
+
+
 def _stored_events(documents: Iterable[dict[str, Any]]) -> Iterator[StoredEvent]:
-    """Yield events; one whose fields were altered beyond reading breaks the chain there."""
+    """Yield events; one that was altered beyond reading breaks the chain there."""
     for expected, document in enumerate(documents, 1):
         try:
             yield _stored(document)
