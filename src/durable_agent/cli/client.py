@@ -11,17 +11,22 @@ from typing import Any
 import httpx2
 import orjson
 
-from durable_agent.errors import DurableAgentError, NotFound, OutsideError
+from durable_agent.errors import CallerError, Conflict, DurableAgentError, NotFound, OutsideError
 
 DEFAULT_URL = "http://127.0.0.1:4000"
+# How often the stream is tried again without hearing anything, about half a minute in all.
+MAX_SILENT_TRIES = 20
 
 
-class Refused(DurableAgentError):
-    """The API answered with a problem document."""
+class ServerFault(DurableAgentError):
+    """The API failed on its side; its log says more."""
 
 
 class Unreachable(OutsideError):
     """Nothing answers at the URL."""
+
+    def __init__(self, url: str, error: object) -> None:
+        super().__init__(f"nothing answers at {url} ({error}); start `durable-agent up`, or give --url")
 
 
 def headers() -> dict[str, str]:
@@ -36,12 +41,12 @@ def connected(url: str) -> Iterator[httpx2.Client]:
     try:
         with httpx2.Client(base_url=url, headers=headers(), timeout=30.0, trust_env=False) as client:
             yield client
-    except httpx2.TransportError as error:
-        raise Unreachable(f"nothing answers at {url} ({error}); start `durable-agent up`, or give --url") from None
+    except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        raise Unreachable(url, error) from None
 
 
 def call(url: str, method: str, path: str, **options: Any) -> Any:
-    """Return the JSON answer. Raises NotFound, Refused with the server's words, Unreachable."""
+    """Return the JSON answer. Raises with the server's words: see `refusal`; Unreachable."""
     with connected(url) as client:
         answer = client.request(method, path, **options)
     if answer.is_success:
@@ -50,49 +55,62 @@ def call(url: str, method: str, path: str, **options: Any) -> Any:
 
 
 def refusal(answer: httpx2.Response) -> DurableAgentError:
-    """Return the error an answer stands for."""
+    """Return the error that a refusing answer stands for: CallerError, NotFound, Conflict, OutsideError or ServerFault."""
     try:
         document = orjson.loads(answer.content)
-        title = document["title"]
+        text = str(document["title"])
         for problem in document.get("problems", ())[1:]:
-            title += f"\n  {problem['message']}"
+            text += f"\n  {problem['message']}"
         for error in document.get("errors", ())[1:]:
-            title += f"\n  {error['field']}: {error['message']}"
+            text += f"\n  {error['field']}: {error['message']}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        title = f"HTTP {answer.status_code}: {answer.text[:200]}"
-    return NotFound(title) if answer.status_code == 404 else Refused(title)
+        text = f"HTTP {answer.status_code}: {answer.text[:200]}"
+    match answer.status_code:
+        case 401:
+            return CallerError(f"{text}; set DURABLE_AGENT_API_KEY (`durable-agent keys create` makes a key)")
+        case 404:
+            return NotFound(text)
+        case 409:
+            return Conflict(text)
+        case 429 | 502 | 503 | 504:
+            return OutsideError(text)
+        case status if status >= 500:
+            return ServerFault(text)
+        case _:
+            return CallerError(text)
 
 
 async def events(url: str, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
-    """Yield a run's events from the API's WebSocket until its end, reconnecting by cursor. Raises NotFound, Refused."""
+    """Yield a run's events from the API's WebSocket until its end, reconnecting by cursor.
+
+    Raises NotFound, CallerError, and Unreachable when nothing is heard for about half a minute of trying.
+    """
     from websockets.asyncio.client import connect
-    from websockets.exceptions import ConnectionClosed
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
     base = url.replace("http", "ws", 1).rstrip("/")
-    failures = 0
+    tries = 0
     while True:
+        code, reason = 1006, ""
         try:
             async with connect(f"{base}/ws/{run_id}?after={after}", additional_headers=headers(), proxy=None) as socket:
-                failures = 0
                 async for text in socket:
                     event = orjson.loads(text)
-                    after = event["seq"]
+                    after, tries = event["seq"], 0
                     yield event
-            code, reason = socket.close_code, socket.close_reason
+                code, reason = socket.close_code or 1006, socket.close_reason or ""
         except ConnectionClosed as closed:
-            received = closed.rcvd
-            code, reason = (received.code, received.reason) if received else (1006, "")
-        except OSError as error:
-            failures += 1
-            if failures > 20:
-                raise Unreachable(
-                    f"nothing answers at {url} ({error}); start `durable-agent up`, or give --url"
-                ) from None
-            code, reason = 1006, ""
+            if closed.rcvd is not None:
+                code, reason = closed.rcvd.code, closed.rcvd.reason
+        except (OSError, InvalidHandshake) as error:
+            reason = str(error)
         if code == 1000:
             return
         if code == 4404:
             raise NotFound(reason or f"run {run_id} does not exist")
-        if code is not None and code >= 4400:
-            raise Refused(reason or f"the server closed the stream with {code}")
-        await asyncio.sleep(min(2.0, 0.1 * 2.0 ** min(failures, 5)))
+        if code >= 4400:
+            raise CallerError(reason or f"the server closed the stream with {code}")
+        tries += 1
+        if tries > MAX_SILENT_TRIES:
+            raise Unreachable(url, reason or f"the stream was closed with {code}")
+        await asyncio.sleep(min(2.0, 0.05 * 2.0**tries))

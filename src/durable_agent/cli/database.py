@@ -1,31 +1,37 @@
-"""Commands that go to the database itself: where it is, and its keys."""
+"""Commands that go to the database itself: where it is, its keys, and a run followed without an API."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
+import orjson
+
+from durable_agent.api.hub import Hub, follow
+from durable_agent.api.views import run_view
+from durable_agent.cli.processes import require_schema
 from durable_agent.core.records import DEFAULT_TENANT
-from durable_agent.db import keys
+from durable_agent.db import keys, reads
+from durable_agent.db.doorbell import EVENTS, Listener
 from durable_agent.db.pool import Connection, Database
 from durable_agent.embedded import EmbeddedPostgres, default_data_dir
-from durable_agent.errors import InvalidRequest
+from durable_agent.errors import InvalidRequest, NotFound
 from durable_agent.settings import Settings
 
 T = TypeVar("T")
 
 
 @contextmanager
-def url_for(settings: Settings, data_dir: Path | None) -> Iterator[tuple[str, str]]:
+def url_for(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield the database's URL and direct URL; the embedded server is used as it runs, or started for the while."""
     if settings.database_url is not None:
         yield settings.database_url, settings.direct_url or settings.database_url
         return
-    directory = data_dir or settings.data_dir or default_data_dir()
+    directory = settings.data_dir or default_data_dir()
     if not (directory / "postgres").exists():
         raise InvalidRequest(
             f"no database: {directory} holds none; set DATABASE_URL or give --data-dir", field="DATABASE_URL"
@@ -39,16 +45,52 @@ def url_for(settings: Settings, data_dir: Path | None) -> Iterator[tuple[str, st
         yield postgres.urls.url, postgres.urls.url
 
 
-def _with_database(settings: Settings, data_dir: Path | None, call: Callable[[Connection], Awaitable[T]]) -> T:
+def _with_database(settings: Settings, call: Callable[[Connection], Awaitable[T]]) -> T:
     async def work(url: str) -> T:
         async with Database.open(url, size=2) as db, db.reading() as conn:
             return await call(conn)
 
-    with url_for(settings, data_dir) as (url, _):
+    with url_for(settings) as (url, direct_url):
+        require_schema(direct_url)
         return asyncio.run(work(url))
 
 
-def create_key(settings: Settings, data_dir: Path | None, name: str, scopes: list[str], days: int | None) -> str:
+def run_shown(url: str, run_id: UUID) -> dict[str, Any]:
+    """Return a run as the API shows it. Raises NotFound, DatabaseUnavailable."""
+
+    async def work() -> dict[str, Any]:
+        async with Database.open(url, size=2) as db, db.reading() as conn:
+            found = await reads.run(conn, DEFAULT_TENANT, run_id)
+            if found is None:
+                raise NotFound(f"run {run_id} does not exist")
+            return _plain(run_view(found, await reads.steps(conn, DEFAULT_TENANT, run_id)))
+
+    return asyncio.run(work())
+
+
+async def run_events(url: str, direct_url: str, run_id: UUID, after: int) -> AsyncIterator[dict[str, Any]]:
+    """Yield a run's events to its end, as the API's WebSocket does."""
+    async with Database.open(url, direct_url, size=2) as db:
+        listener = Listener(db, [EVENTS])
+        hub = Hub(db, listener)
+        loops = [asyncio.create_task(loop) for loop in (listener.run(), hub.run())]
+        try:
+            async for page in follow(hub, db, DEFAULT_TENANT, run_id, after):
+                for event in page:
+                    yield _plain(event)
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a value as a client of the API would have it."""
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(value, default=str))
+    return plain
+
+
+def create_key(settings: Settings, name: str, scopes: list[str], days: int | None) -> str:
     """Return a new key. Raises InvalidRequest for a scope that does not exist."""
     unknown = [scope for scope in scopes if scope not in keys.SCOPES]
     if unknown:
@@ -56,14 +98,14 @@ def create_key(settings: Settings, data_dir: Path | None, name: str, scopes: lis
             f"scope {unknown[0]!r} does not exist; there are {', '.join(keys.SCOPES)}", field="--scopes"
         )
     expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
-    return _with_database(settings, data_dir, lambda conn: keys.create(conn, DEFAULT_TENANT, name, scopes, expires_at))
+    return _with_database(settings, lambda conn: keys.create(conn, DEFAULT_TENANT, name, scopes, expires_at))
 
 
-def list_keys(settings: Settings, data_dir: Path | None) -> list[dict[str, Any]]:
+def list_keys(settings: Settings) -> list[dict[str, Any]]:
     """Return the keys, without their secrets."""
-    return _with_database(settings, data_dir, lambda conn: keys.listed(conn, DEFAULT_TENANT))
+    return _with_database(settings, lambda conn: keys.listed(conn, DEFAULT_TENANT))
 
 
-def revoke_key(settings: Settings, data_dir: Path | None, key_id: str) -> bool:
+def revoke_key(settings: Settings, key_id: str) -> bool:
     """End a key; tell whether it existed."""
-    return _with_database(settings, data_dir, lambda conn: keys.revoke(conn, DEFAULT_TENANT, key_id))
+    return _with_database(settings, lambda conn: keys.revoke(conn, DEFAULT_TENANT, key_id))

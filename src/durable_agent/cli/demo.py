@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
-from durable_agent.cli.client import events
-from durable_agent.cli.supervisor import Child, Stack, stack
-from durable_agent.cli.tree import RunTree, console, events_table, line_of
+from durable_agent.cli.client import call, events
+from durable_agent.cli.supervisor import Stack, Stop, stack
+from durable_agent.cli.tree import RunTree, console, events_table, line_of, shown
 from durable_agent.settings import Settings
 
 RUN: dict[str, Any] = {
@@ -41,86 +41,97 @@ RUN: dict[str, Any] = {
 VICTIM_STEP = "tool_call.transform"
 
 
-async def demo(settings: Settings, *, workers: int, data_dir: Path | None) -> bool:
+async def demo(settings: Settings, *, workers: int) -> bool:
     """Bring everything up, run, kill, show; tell whether the run completed. On a terminal, stay until Ctrl-C."""
-    out = console()
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    with _directory(data_dir) as directory:
-        out.print("[bold]durable-agent demo[/]: embedded PostgreSQL, API, workers … (a moment)")
-        async with stack(settings, workers=workers, data_dir=directory) as running:
-            out.print(f"ready [bold]{running.url}[/]: {workers} workers")
-            completed = await _show(out, running)
-            if sys.stdin.isatty() and sys.stdout.isatty() and not stop.is_set():
-                out.print("\nEverything stays up; Ctrl-C ends it.")
-                await stop.wait()
+    out, stop, completed = console(), Stop(), False
+    stays = sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        with _directory(settings) as placed:
+            out.print("durable-agent demo: embedded PostgreSQL, API, workers … (a moment)")
+            async with stack(placed, workers=workers) as running:
+                out.print(f"ready {running.url}: {workers} workers", style="bold")
+                run_id, completed = await _show(out, running)
+                if stays:
+                    _where_to_look(out, running, run_id)
+                    await asyncio.Event().wait()
+                out.print(
+                    "\nOn a terminal all of this stays up to look around in; `durable-agent up` does so anywhere."
+                )
+    except asyncio.CancelledError:
+        if not stop.asked:
+            raise
     return completed
 
 
 @contextlib.contextmanager
-def _directory(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        yield given
+def _directory(settings: Settings) -> Iterator[Settings]:
+    """Yield the settings with a temporary data directory, unless they say where the data is."""
+    if settings.data_dir is not None or settings.database_url is not None:
+        yield settings
         return
     # Not the user's own temporary folder: root's PostgreSQL runs as another user, who must get in.
     with tempfile.TemporaryDirectory(prefix="durable-agent-demo-", dir="/var/tmp", ignore_cleanup_errors=True) as made:
         Path(made).chmod(0o755)
-        yield Path(made)
+        yield settings.model_copy(update={"data_dir": Path(made)})
 
 
-async def _show(out: Console, running: Stack) -> bool:
-    async with httpx2.AsyncClient(base_url=running.url, timeout=10.0, trust_env=False) as client:
-        answer = await client.post("/runs", json=RUN)
-        answer.raise_for_status()
-        started = answer.json()
-        run = (await client.get(f"/runs/{started['id']}")).json()
-        out.print(f"POST /runs → {answer.status_code}  {started['ws_url']}\n")
-        seen, killed = await _watch(out, running, RunTree(run), started["id"])
-        final = (await client.get(f"/runs/{started['id']}")).json()
-    out.print()
-    out.print(events_table(seen))
+async def _show(out: Console, running: Stack) -> tuple[str, bool]:
+    """Start the run and follow it; return its id, and whether it completed."""
+    started = await asyncio.to_thread(call, running.url, "POST", "/runs", json=RUN)
+    run = await asyncio.to_thread(call, running.url, "GET", f"/runs/{started['id']}")
+    out.print(f"POST /runs → run {started['id']}\n")
+    seen, killed = await _watch(out, running, RunTree(run))
+    final = await asyncio.to_thread(call, running.url, "GET", f"/runs/{started['id']}")
+    if out.is_terminal:
+        out.print()
+        out.print(events_table(seen))
     steps = {step["name"]: step for step in final["steps"]}
-    out.print(f"\nThe answer: {steps['llm_call.summarize']['output']}")
-    completed = bool(final["status"] == "completed")
-    ending = "[green]completed[/]" if completed else f"[red]{final['status']}[/]"
+    out.print(f"\nThe answer: {shown(steps['llm_call.summarize']['output'])}")
+    completed = final["status"] == "completed"
     out.print(
-        f"\nThe run is {ending}. {killed} was killed with SIGKILL in the middle of {VICTIM_STEP}; nothing was lost."
+        Text.assemble("\nThe run is ", (final["status"], "bold green" if completed else "bold red"), ". ", killed)
     )
-    _where_to_look(out, running, started)
-    return completed
+    return started["id"], completed
 
 
-async def _watch(out: Console, running: Stack, tree: RunTree, run_id: str) -> tuple[list[dict[str, Any]], str]:
+async def _watch(out: Console, running: Stack, tree: RunTree) -> tuple[list[dict[str, Any]], str]:
+    """Follow the run to its end; return its events, and what was done to whom on the way."""
     seen: list[dict[str, Any]] = []
     killed = ""
     live = Live(tree, console=out, refresh_per_second=10) if out.is_terminal else contextlib.nullcontext()
     with live:
-        async for event in events(running.url, run_id):
+        async for event in events(running.url, tree.run["id"]):
             seen.append(event)
             tree.apply(event)
             if not out.is_terminal:
-                print(line_of(event), flush=True)
+                out.print(line_of(event))
+            # Its first word of progress: the step is being worked on at this moment.
             if not killed and event["step"] == VICTIM_STEP and event["type"] == "step.emitted":
-                killed = _kill(running, seen)
-                out.print(f"  [bold red]kill -9[/] {killed}, which runs {VICTIM_STEP}")
+                victim = _kill(running, seen)
+                out.print(f"  kill -9 {victim}, which is running {VICTIM_STEP}", style="bold red")
+                killed = f"{victim} was killed (SIGKILL) in the middle of {VICTIM_STEP}; another attempt finished it."
     return seen, killed
 
 
 def _kill(running: Stack, seen: list[dict[str, Any]]) -> str:
-    """Kill the worker that runs the victim step."""
+    """Kill the worker that runs the victim step, and return its name."""
     claim = next(e for e in reversed(seen) if e["type"] == "step.claimed" and e["step"] == VICTIM_STEP)
-    child: Child = next(child for child in running.workers if child.name == claim["data"]["worker"])
+    child = next(child for child in running.workers if child.name == claim["data"]["worker"])
+    name = f"{child.name} (pid {child.pid})"
     if child.pid is not None:
         os.kill(child.pid, signal.SIGKILL)
-    return f"{child.name} (pid {child.pid})"
+    return name
 
 
-def _where_to_look(out: Console, running: Stack, started: dict[str, Any]) -> None:
-    out.print("\nWhere to look:")
-    out.print(f"  curl {running.url}/runs/{started['id']}")
-    out.print(f"  npx wscat -c {started['ws_url']}")
-    out.print(f"  durable-agent tail {started['id']} --url {running.url}")
-    out.print(
-        f"  durable-agent runs export {started['id']} --url {running.url} > run.jsonl && durable-agent runs verify run.jsonl"
-    )
+def _where_to_look(out: Console, running: Stack, run_id: str) -> None:
+    url, ws = running.url, running.url.replace("http", "ws", 1)
+    for line in (
+        "\nWhere to look, while it stays up (Ctrl-C ends it):",
+        f"  {url}/docs",
+        f"  curl {url}/runs/{run_id}",
+        f"  npx wscat -c {ws}/ws/{run_id}",
+        f"  export DURABLE_AGENT_URL={url}",
+        f"  durable-agent tail {run_id}",
+        f"  durable-agent runs export {run_id} > run.jsonl && durable-agent runs verify run.jsonl",
+    ):
+        out.print(line, soft_wrap=True)

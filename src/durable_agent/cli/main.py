@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
 
 from durable_agent.cli import runs
-from durable_agent.cli.options import Data, DatabaseUrl, Json, Modules, Url, print_json, report
-from durable_agent.errors import CallerError, DurableAgentError, NotFound, OutsideError
-from durable_agent.settings import Settings, read_settings
+from durable_agent.cli.options import Data, DatabaseUrl, Json, Modules, Url, print_json, report, settings_for
+from durable_agent.cli.tree import shown
+from durable_agent.errors import CallerError, Conflict, DurableAgentError, NotFound, OutsideError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(runs.app, name="runs")
@@ -29,7 +30,7 @@ def main() -> None:
         first = innermost(error)
         if not isinstance(first, DurableAgentError):
             raise
-        print(f"durable-agent: {first.message}", file=sys.stderr)
+        print("durable-agent: " + "\n".join(map(shown, first.message.splitlines())), file=sys.stderr)
         sys.exit(exit_code(first))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -49,15 +50,10 @@ def exit_code(error: DurableAgentError) -> int:
             return 3
         case OutsideError():
             return 4
-        case CallerError():
+        case CallerError() if not isinstance(error, Conflict):
             return 2
         case _:
             return 1
-
-
-def settings_from(**given: Any) -> Settings:
-    """Return the settings with the command's options over the environment."""
-    return read_settings(**given)
 
 
 @app.command()
@@ -75,9 +71,9 @@ def up(
     from durable_agent.cli.supervisor import up as run_up
     from durable_agent.telemetry import configure_logging
 
-    settings = settings_from(host=host, port=port, max_concurrent_tasks=concurrency, database_url=database_url)
+    settings = settings_for(database_url, data_dir, host=host, port=port, max_concurrent_tasks=concurrency)
     configure_logging(settings.log_level, settings.log_format)
-    run(run_up(settings, workers=workers, modules=modules or [], data_dir=data_dir))
+    run(run_up(settings, workers=workers, modules=modules or []))
 
 
 @app.command()
@@ -93,9 +89,12 @@ def demo(
     from durable_agent.cli.demo import demo as run_demo
     from durable_agent.telemetry import configure_logging
 
-    settings = settings_from(port=port, database_url=database_url, log_level="error")
+    # Whatever DATABASE_URL says, the demo has a server of its own unless it is told otherwise.
+    settings = settings_for(database_url, data_dir, port=port, log_level="error")
+    if database_url is None:
+        settings = settings.model_copy(update={"database_url": None, "database_direct_url": None})
     configure_logging(settings.log_level, settings.log_format)
-    if not asyncio.run(run_demo(settings, workers=workers, data_dir=data_dir)):
+    if not asyncio.run(run_demo(settings, workers=workers)):
         raise typer.Exit(1)
 
 
@@ -108,7 +107,7 @@ def api(
     """Run the API."""
     from durable_agent.cli.processes import api_process
 
-    api_process(settings_from(host=host, port=port, database_url=database_url))
+    api_process(settings_for(database_url, None, host=host, port=port))
 
 
 @app.command()
@@ -123,20 +122,18 @@ def worker(
     """Run a worker with the modules' tools (default: the demo's), until SIGTERM drains it."""
     from durable_agent.cli.processes import worker_process
 
-    settings = settings_from(max_concurrent_tasks=concurrency, queues=queues, database_url=database_url)
+    settings = settings_for(database_url, None, max_concurrent_tasks=concurrency, queues=queues)
     worker_process(settings, modules or [])
 
 
 @app.command()
-def migrate(database_url: DatabaseUrl = None) -> None:
+def migrate(database_url: DatabaseUrl = None, data_dir: Data = None) -> None:
     """Bring the database's schema to this version's; any number may run at once."""
     from durable_agent import migrate as migrations
-    from durable_agent.errors import InvalidRequest
+    from durable_agent.cli.database import url_for
 
-    settings = settings_from(database_url=database_url)
-    if settings.direct_url is None:
-        raise InvalidRequest("no database: set DATABASE_URL or give --database-url", field="DATABASE_URL")
-    print(f"schema {migrations.upgrade(settings.direct_url)}")
+    with url_for(settings_for(database_url, data_dir)) as (_, direct_url):
+        print(f"schema {migrations.upgrade(direct_url)}")
 
 
 @app.command()
@@ -152,8 +149,8 @@ def doctor(
     from durable_agent.cli.database import url_for
     from durable_agent.engine.health import Level, examine
 
-    settings = settings_from(database_url=database_url)
-    with url_for(settings, data_dir) as (url, direct_url):
+    settings = settings_for(database_url, data_dir)
+    with url_for(settings) as (url, direct_url):
         findings = asyncio.run(examine(url, direct_url, runs=None if every else 200, ttl_s=settings.lease_ttl_s))
     if as_json:
         print_json([finding.to_json() for finding in findings])
@@ -180,7 +177,7 @@ def create_key(
     """Make a key and print it, this once. From the first key on, the API asks for one."""
     from durable_agent.cli.database import create_key as create
 
-    print(create(settings_from(database_url=database_url), data_dir, name, scopes.split(","), days))
+    print(create(settings_for(database_url, data_dir), name, scopes.split(","), days))
 
 
 @keys_app.command("list")
@@ -188,12 +185,16 @@ def list_keys(database_url: DatabaseUrl = None, data_dir: Data = None, as_json: 
     """List the keys, without their secrets."""
     from durable_agent.cli.database import list_keys as listed
 
-    found = listed(settings_from(database_url=database_url), data_dir)
+    found = listed(settings_for(database_url, data_dir))
     if as_json:
         print_json(found)
-    for key in found if not as_json else ():
-        state = "revoked" if key["revoked_at"] else "active"
-        print(f"{key['id']}  {state:<8} {','.join(key['scopes']):<24} {key['name']}")
+        return
+    for key in found:
+        expired = key["expires_at"] is not None and key["expires_at"] <= datetime.now(UTC)
+        state = "revoked" if key["revoked_at"] else "expired" if expired else "active"
+        print(f"{key['id']}  {state:<8} {','.join(key['scopes']):<24} {shown(key['name'])}")
+    if not found:
+        print("no keys: the API is open, on loopback only")
 
 
 @keys_app.command("revoke")
@@ -203,5 +204,5 @@ def revoke_key(
     """End a key at once."""
     from durable_agent.cli.database import revoke_key as revoke
 
-    if not revoke(settings_from(database_url=database_url), data_dir, key_id):
+    if not revoke(settings_for(database_url, data_dir), key_id):
         raise NotFound(f"key {key_id!r} does not exist")

@@ -6,17 +6,35 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import orjson
 import typer
 
+from durable_agent.errors import InvalidRequest
+from durable_agent.settings import Settings, read_settings
+
 Url = Annotated[
     str | None, typer.Option("--url", envvar="DURABLE_AGENT_URL", help="The API; default http://127.0.0.1:4000.")
 ]
+RunId = Annotated[UUID, typer.Argument(metavar="RUN", help="A run's id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DatabaseUrl = Annotated[str | None, typer.Option("--database-url", help="PostgreSQL; default: DATABASE_URL.")]
 Data = Annotated[Path | None, typer.Option("--data-dir", help="Where the embedded PostgreSQL lives.")]
 Modules = Annotated[list[str] | None, typer.Option("--import", help="A module with @tool functions; may be repeated.")]
+
+
+def settings_for(database_url: str | None, data_dir: Path | None, **given: Any) -> Settings:
+    """Return the settings with a command's options over the environment.
+
+    A database given by option is the only one: neither DATABASE_URL nor DATABASE_DIRECT_URL of the environment adds to
+    it. Raises InvalidRequest when both kinds are given.
+    """
+    if database_url is not None and data_dir is not None:
+        raise InvalidRequest("give --database-url or --data-dir, not both", field="--data-dir")
+    if database_url is not None or data_dir is not None:
+        given |= {"database_url": database_url or "", "database_direct_url": ""}
+    return read_settings(data_dir=data_dir, **given)
 
 
 def print_json(value: Any) -> None:
@@ -27,11 +45,16 @@ def print_json(value: Any) -> None:
 
 def report(findings: Iterable[Any]) -> None:
     """Print findings, one a line, with what to do under those that are not well."""
-    from durable_agent.cli.tree import console
+    from rich.text import Text
+
+    from durable_agent.cli.tree import console, shown
 
     out = console()
-    marks = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[bold red]fail[/]"}
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     for finding in findings:
-        out.print(f"{marks[finding.level.value]}  {finding.check}: {finding.fact}", soft_wrap=True)
+        level = finding.level.value
+        out.print(
+            Text.assemble((f"{level:<4}", styles[level]), f"  {finding.check}: {shown(finding.fact)}"), soft_wrap=True
+        )
         if finding.advice:
             out.print(f"      → {finding.advice}", soft_wrap=True)

@@ -19,6 +19,7 @@ from durable_agent.core.records import SessionId
 from durable_agent.db.doorbell import CONTROL, READY, Bell, Listener
 from durable_agent.db.pool import Database
 from durable_agent.engine.backend import PostgresBackend
+from durable_agent.engine.health import registered
 from durable_agent.engine.heart import Heart
 from durable_agent.engine.reap import Upkeep
 from durable_agent.errors import InvalidRequest, SchemaMismatch
@@ -43,10 +44,26 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
-def die_with_parent() -> None:
-    """Let the kernel end this process when the one that started it dies, however it dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def dying_with(parent: int) -> Callable[[], None]:
+    """Return what a new child calls before all else, so that the kernel ends it when the parent dies, however (Linux)."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)  # it died before we had asked
+
+    return prepare
+
+
+async def until_registered(url: str, pids: Callable[[], Sequence[int | None]]) -> None:
+    """Return when each of this machine's processes holds a live worker session."""
+    async with Database.open(url, size=2) as db:
+        while True:
+            if await registered(db, socket.gethostname(), pids()):
+                return
+            await asyncio.sleep(0.05)
 
 
 def worker_process(settings: Settings, modules: Sequence[str]) -> None:
@@ -60,27 +77,25 @@ def api_process(settings: Settings) -> None:
     from durable_agent.api.app import serve
 
     configure_logging(settings.log_level, settings.log_format)
-    if settings.database_url is not None:
-        require_schema(settings)
+    if settings.direct_url is not None:
+        require_schema(settings.direct_url)
     run(serve(settings, on_port=lambda port: log.info("listening", url=f"http://{settings.host}:{port}")))
 
 
-def require_schema(settings: Settings) -> str:
-    """Return the database's URL if its schema is this code's. Raises InvalidRequest, SchemaMismatch."""
-    url = settings.direct_url
-    if settings.database_url is None or url is None:
-        raise InvalidRequest("no database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
-    state = migrate.check(url)
+def require_schema(direct_url: str) -> None:
+    """Return if the database's schema is this code's. Raises SchemaMismatch, DatabaseUnavailable."""
+    state = migrate.check(direct_url)
     if not state.ok:
         raise SchemaMismatch(
             f"the schema is {state.current}, this code needs {state.head}: run `durable-agent migrate`"
         )
-    return settings.database_url
 
 
 async def worker(settings: Settings, modules: Sequence[str], *, stop: asyncio.Event | None = None) -> None:
     """Run a worker with the modules' tools until told to stop, then drain: nothing it held is lost or charged."""
-    url = require_schema(settings)
+    if settings.database_url is None or settings.direct_url is None:
+        raise InvalidRequest("no database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
+    require_schema(settings.direct_url)
     sys.path.insert(0, os.getcwd())
     registry = Registry.from_modules(modules or [DEMO])
     if not len(registry):
@@ -90,7 +105,10 @@ async def worker(settings: Settings, modules: Sequence[str], *, stop: asyncio.Ev
         socket.gethostname(), os.getpid(), __version__,
     )  # fmt: skip
     async with Database.open(
-        url, settings.direct_url, size=settings.pool_size, statement_timeout_s=settings.statement_timeout_s
+        settings.database_url,
+        settings.direct_url,
+        size=settings.pool_size,
+        statement_timeout_s=settings.statement_timeout_s,
     ) as db:
         await _work(settings, db, registry, offer, stop or asyncio.Event())
 

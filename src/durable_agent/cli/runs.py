@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import orjson
 import typer
 from rich.live import Live
-from rich.table import Table
 
 from durable_agent.cli.client import DEFAULT_URL, call, connected, events, refusal
-from durable_agent.cli.options import Json, Url, print_json
-from durable_agent.cli.tree import RunTree, console, events_table, line_of
+from durable_agent.cli.options import Data, DatabaseUrl, Json, RunId, Url, print_json, settings_for
+from durable_agent.cli.tree import RunTree, console, events_table, line_of, shown, table
+from durable_agent.core.states import RunStatus
 from durable_agent.errors import InvalidRequest
 
 app = typer.Typer(no_args_is_help=True, help="Look at runs and control them.")
 dead_letters = typer.Typer(no_args_is_help=True, help="Steps that gave up.")
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id.")]
 Reason = Annotated[str | None, typer.Option(help="Why; it is recorded.")]
 
 
@@ -57,78 +59,114 @@ def start(
         _follow(_url(url), started["id"])
 
 
-def tail(run: Run, after: Annotated[int, typer.Option(min=0, help="Only events after this one.")] = 0, url: Url = None,
-         as_json: Json = False) -> None:  # fmt: skip
-    """Follow a run to its end: a live tree on a terminal, a line an event otherwise. Exit 1 unless it completes."""
-    _follow(_url(url), run, after=after, as_json=as_json)
+def tail(
+    run: RunId,
+    after: Annotated[int, typer.Option(min=0, help="Only events after this one.")] = 0,
+    url: Url = None,
+    database_url: DatabaseUrl = None,
+    data_dir: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a run to its end: a live tree on a terminal, a line an event otherwise. Exit 1 unless it completes.
+
+    With --database-url or --data-dir it reads the database itself: for when no API is up.
+    """
+    if database_url is None and data_dir is None:
+        _follow(_url(url), str(run), after=after, as_json=as_json)
+        return
+    from durable_agent.cli.database import run_events, run_shown, url_for
+
+    with url_for(settings_for(database_url, data_dir)) as (pooled, direct):
+        _draw(
+            lambda: run_shown(pooled, run), lambda: run_events(pooled, direct, run, after),
+            whole=after == 0, as_json=as_json,
+        )  # fmt: skip
 
 
 def _follow(url: str, run_id: str, *, after: int = 0, as_json: bool = False) -> None:
-    run = call(url, "GET", f"/runs/{run_id}")
+    _draw(
+        lambda: call(url, "GET", f"/runs/{run_id}"), lambda: events(url, run_id, after=after),
+        whole=after == 0, as_json=as_json,
+    )  # fmt: skip
+
+
+def _draw(
+    run: Callable[[], dict[str, Any]], following: Callable[[], AsyncIterator[dict[str, Any]]], *, whole: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Show a run's events as they come. Raises Exit(1) unless it completes."""
     out = console()
-    tree = RunTree(run)
-    drawn = out.is_terminal and not as_json and after == 0
+    tree = RunTree(run())
+    drawn = out.is_terminal and not as_json and whole
 
     async def follow() -> None:
-        async for event in events(url, run_id, after=after):
+        async for event in following():
             tree.apply(event)
             if as_json:
                 print(orjson.dumps(event).decode(), flush=True)
             elif not drawn:
-                print(line_of(event), flush=True)
+                out.print(line_of(event), soft_wrap=True)
 
     with Live(tree, console=out, refresh_per_second=10) if drawn else contextlib.nullcontext():
         asyncio.run(follow())
-    if call(url, "GET", f"/runs/{run_id}")["status"] != "completed":
+    if run()["status"] != "completed":
         raise typer.Exit(1)
 
 
 @app.command("list")
 def list_runs(
-    status: Annotated[list[str] | None, typer.Option(help="Only with this status; may be repeated.")] = None,
-    graph: Annotated[str | None, typer.Option()] = None,
+    status: Annotated[list[RunStatus] | None, typer.Option(help="Only with this status; may be repeated.")] = None,
+    graph: Annotated[str | None, typer.Option(help="Only of this graph.")] = None,
     q: Annotated[str | None, typer.Option("--search", help="Words of the goal.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many, newest first.")] = 50,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    given = {"status": status, "graph": graph, "q": q, "limit": limit}
+    given = {"status": [s.value for s in status or ()], "graph": graph, "q": q, "limit": limit}
     found = call(_url(url), "GET", "/runs", params={name: value for name, value in given.items() if value})
     if as_json:
         print_json(found)
         return
-    table = Table("id", "status", "steps", "created", "goal", box=None, header_style="dim", pad_edge=False)
+    made = table("id", "status", "steps", "created", "goal")
     for run in found["items"]:
         done = run["steps_total"] - run["steps_left"]
-        table.add_row(
-            run["id"], run["status"], f"{done}/{run['steps_total']}", run["created_at"][:19], run["goal"] or ""
-        )
-    console().print(table)
+        goal = shown(run["goal"] or "")[:200]
+        made.add_row(run["id"], run["status"], f"{done}/{run['steps_total']}", run["created_at"][:19], goal)
+    console().print(made)
+    if found["next_cursor"]:
+        print(f"… more than {limit}: give --limit, --status or --search", file=sys.stderr)
 
 
 @app.command()
-def show(run: Run, url: Url = None, as_json: Json = False) -> None:
+def show(run: RunId, url: Url = None, as_json: Json = False) -> None:
     """Show a run and its steps."""
     found = call(_url(url), "GET", f"/runs/{run}")
     if as_json:
         print_json(found)
         return
     out = console()
-    out.print(f"run {found['id']}  {found['status']}  {found['goal'] or ''}", soft_wrap=True)
-    table = Table(
-        "step", "status", "attempt", "worker", "output or error", box=None, header_style="dim", pad_edge=False
-    )
+    out.print(f"run {found['id']}  {found['status']}  {shown(found['goal'] or '')}", soft_wrap=True)
+    made = table("step", "status", "attempt", "worker", "seconds", "output or error")
     for step in found["steps"]:
-        said = step["error"] if step["error"] else step["output"]
-        text = orjson.dumps(said).decode() if said is not None else ""
-        table.add_row(step["name"], step["status"], str(step["attempt"]), step["worker"] or "", text[:120])
-    out.print(table)
+        said = step["error"] if step["error"] is not None else step["output"]
+        text = shown(said)[:120] if said is not None else ""
+        made.add_row(
+            shown(step["name"]), step["status"], f"{step['attempt']}/{step['max_attempts']}", shown(step["worker"] or ""),
+            _seconds(step), text,
+        )  # fmt: skip
+    out.print(made)
+
+
+def _seconds(step: dict[str, Any]) -> str:
+    if not step["started_at"] or not step["finished_at"]:
+        return ""
+    took = datetime.fromisoformat(step["finished_at"]) - datetime.fromisoformat(step["started_at"])
+    return f"{took.total_seconds():.1f}"
 
 
 @app.command("events")
 def show_events(
-    run: Run, after: Annotated[int, typer.Option(min=0)] = 0, url: Url = None, as_json: Json = False
+    run: RunId, after: Annotated[int, typer.Option(min=0)] = 0, url: Url = None, as_json: Json = False
 ) -> None:
     """Show a run's events as they stand."""
     found: list[dict[str, Any]] = []
@@ -145,7 +183,7 @@ def show_events(
 
 
 @app.command()
-def export(run: Run, url: Url = None) -> None:
+def export(run: RunId, url: Url = None) -> None:
     """Write a run's whole history to standard output as JSON lines, for `runs verify`."""
     with connected(_url(url)) as client, client.stream("GET", f"/runs/{run}/export") as answer:
         if not answer.is_success:
@@ -175,71 +213,84 @@ def verify(file: Annotated[Path, typer.Argument(metavar="FILE", help="An export;
 
 
 @app.command()
-def explain(run: Run, url: Url = None, as_json: Json = False) -> None:
+def explain(run: RunId, url: Url = None, as_json: Json = False) -> None:
     """Say why each unfinished step is not moving."""
     found = call(_url(url), "GET", f"/runs/{run}/explain")
     if as_json:
         print_json(found)
         return
-    print(found["text"])
+    print(shown(found["text"]))
     for step in found["steps"]:
-        print(f"  {step['step'] or '-'}: {step['text']}  [{step['reason']}]")
+        print(f"  {shown(step['step'] or '-')}: {shown(step['text'])}  [{step['reason']}]")
 
 
 @app.command()
-def cancel(run: Run, reason: Reason = None, url: Url = None) -> None:
+def cancel(run: RunId, reason: Reason = None, url: Url = None) -> None:
     """Cancel a run; attempts in flight are stopped."""
     print(call(_url(url), "POST", f"/runs/{run}/cancel", json={"reason": reason})["status"])
 
 
 @app.command()
-def pause(run: Run, reason: Reason = None, url: Url = None) -> None:
+def pause(run: RunId, reason: Reason = None, url: Url = None) -> None:
     """Stop claiming a run's steps; attempts in flight go on."""
     print(call(_url(url), "POST", f"/runs/{run}/pause", json={"reason": reason})["status"])
 
 
 @app.command()
-def resume(run: Run, reason: Reason = None, url: Url = None) -> None:
+def resume(run: RunId, reason: Reason = None, url: Url = None) -> None:
     """Let a paused run go on."""
     print(call(_url(url), "POST", f"/runs/{run}/resume", json={"reason": reason})["status"])
 
 
 @dead_letters.command("list")
 def list_dead_letters(
-    reason: Annotated[str | None, typer.Option()] = None,
-    tool: Annotated[str | None, typer.Option()] = None,
-    run: Annotated[str | None, typer.Option()] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    reason: Annotated[str | None, typer.Option(help="Only with this reason.")] = None,
+    tool: Annotated[str | None, typer.Option(help="Only of this tool.")] = None,
+    run: Annotated[UUID | None, typer.Option(help="Only of this run.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many, newest first.")] = 50,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """List the steps that gave up, and why."""
-    given = {"reason": reason, "tool": tool, "run_id": run, "limit": limit}
+    given = {"reason": reason, "tool": tool, "run_id": str(run) if run else None, "limit": limit}
     found = call(_url(url), "GET", "/dead-letters", params={name: value for name, value in given.items() if value})
     if as_json:
         print_json(found)
         return
+    made = table("run", "step", "reason", "failure", "message")
     for item in found["items"]:
-        print(f"{item['run_id']}  {item['step']:<28} {item['reason']:<20} {item['failure']:<14} {item['message'][:80]}")
+        message = shown(item["message"])[:200]
+        made.add_row(item["run_id"], shown(item["step"]), item["reason"], item["failure"], message)
+    if found["items"]:
+        console().print(made)
     print("  ".join(f"{name}: {count}" for name, count in found["counts"].items()) or "no dead letters")
 
 
 @dead_letters.command()
 def redrive(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None,
+    run: Annotated[UUID | None, typer.Argument(metavar="[RUN]")] = None,
     step: Annotated[str | None, typer.Option(help="Only this step.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only with this reason.")] = None,
     tool: Annotated[str | None, typer.Option(help="Only of this tool.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     attempts: Annotated[int | None, typer.Option(min=1, help="Attempts added; default: as many again.")] = None,
     url: Url = None,
+    as_json: Json = False,
 ) -> None:
     """Give dead letters another chance; what had succeeded stays."""
-    body = {"run_id": run, "step": step, "reason": reason, "tool": tool, "all": every, "extra_attempts": attempts}
-    done = call(_url(url), "POST", "/dead-letters/redrive", json=body)["redriven"]
-    for item in done:
-        print(f"{item['run_id']}  {item['step']}")
-    print(f"{len(done)} redriven")
+    if not (run or step or reason or tool or every):
+        raise InvalidRequest("say which: a RUN, --step, --reason, --tool, or --all", field="RUN")
+    body = {
+        "run_id": str(run) if run else None, "step": step, "reason": reason, "tool": tool, "all": every,
+        "extra_attempts": attempts,
+    }  # fmt: skip
+    found = call(_url(url), "POST", "/dead-letters/redrive", json=body)
+    if as_json:
+        print_json(found)
+        return
+    for item in found["redriven"]:
+        print(f"{item['run_id']}  {shown(item['step'])}")
+    print(f"{len(found['redriven'])} redriven")
 
 
 def show_workers(url: str | None, as_json: bool) -> None:
@@ -248,11 +299,15 @@ def show_workers(url: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    made = table("worker", "state", "load", "beat", "host", "pid", "queues", "offers")
     for w in found["items"]:
-        load = f"{w['running']}/{w['concurrency']}"
-        print(
-            f"{w['worker']:<24} {w['state']:<9} {load:>9}  beat {w['beat_age_s']:.1f} s ago  {','.join(w['offers'])[:80]}"
-        )
+        offers = shown(", ".join(w["offers"]))
+        made.add_row(
+            shown(w["worker"]), "suspected" if w["suspected_at"] and w["state"] == "active" else w["state"],
+            f"{w['running']}/{w['concurrency']}", f"{w['beat_age_s']:.1f} s ago", shown(w["host"]), str(w["os_pid"]),
+            shown(", ".join(w["queues"])), offers if len(offers) <= 100 else f"{offers[:99]}…",
+        )  # fmt: skip
+    console().print(made) if found["items"] else print("no worker was ever here: start `durable-agent worker`")
 
 
 def _url(given: str | None) -> str:

@@ -11,18 +11,18 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx2
 
 from durable_agent import migrate
-from durable_agent.cli.processes import DEMO, die_with_parent
+from durable_agent.cli.processes import DEMO, dying_with, until_registered
 from durable_agent.embedded import EmbeddedPostgres, default_data_dir
-from durable_agent.errors import OutsideError
+from durable_agent.errors import InvalidRequest, OutsideError
 from durable_agent.settings import Settings
 from durable_agent.telemetry import logger
 
@@ -31,17 +31,25 @@ log = logger("up")
 READY_TIMEOUT_S = 60.0
 # PostgreSQL needs this long at most to end; the workers' grace comes on top.
 KILL_AFTER_S = 10.0
+# A child that lived so long had started well: its next end counts as the first.
+SETTLED_S = 10.0
+_LINE_LIMIT_BYTES = 65_536
+# What a child ends with that its settings or modules let not start (see `cli.main`); starting it again changes nothing.
+_USAGE = 2
 
 
 @dataclass(slots=True)
 class Child:
-    """One supervised process."""
+    """One supervised process; what it says is passed on line by line, with its name before it when `prefixed`."""
 
     name: str
     arguments: tuple[str, ...]
     environment: dict[str, str]
+    prefixed: bool = True
     process: asyncio.subprocess.Process | None = None
     failures: int = 0
+    last_line: bytes = b""
+    _voice: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -53,8 +61,20 @@ class Child:
         """Start the process."""
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "durable_agent", *self.arguments, env={**os.environ, **self.environment},
-            preexec_fn=die_with_parent, start_new_session=True,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=dying_with(os.getpid()), start_new_session=True,
         )  # fmt: skip
+        assert self.process.stdout is not None
+        self._voice = asyncio.create_task(self._pass_on(self.process.stdout))
+
+    async def wait(self) -> int:
+        """Return its exit code once it ended and everything it said was passed on."""
+        assert self.process is not None
+        code = await self.process.wait()
+        if self._voice is not None:
+            # A process of its own may still hold the pipe for a moment.
+            await asyncio.wait([self._voice], timeout=1.0)
+        return code
 
     async def end(self, timeout_s: float) -> None:
         """Ask it to end, and kill it when it has not within the time."""
@@ -63,13 +83,32 @@ class Child:
             return
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await process.wait()
-        except TimeoutError:
+        ended = asyncio.create_task(self.wait())
+        if not (await asyncio.wait([ended], timeout=timeout_s))[0]:
+            log.warning("killed", name=self.name, after_s=timeout_s)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+        await ended
+
+    async def _pass_on(self, voice: asyncio.StreamReader) -> None:
+        rest = b""
+        while chunk := await voice.read(_LINE_LIMIT_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self._say(line)
+            if len(rest) > _LINE_LIMIT_BYTES:
+                self._say(rest)
+                rest = b""
+        if rest:
+            self._say(rest)
+
+    def _say(self, line: bytes) -> None:
+        self.last_line = line
+        prefix = f"{self.name:<9}| ".encode() if self.prefixed else b""
+        # A closed terminal must not end the system.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.buffer.write(prefix + line + b"\n")
+            sys.stderr.buffer.flush()
 
 
 @dataclass(slots=True)
@@ -82,71 +121,103 @@ class Stack:
     postgres: EmbeddedPostgres | None
     api: Child
     workers: list[Child]
-    stopping: bool = False
+    _hopeless: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def keep(self, child: Child) -> None:
-        """Start a child, and again whenever it ends, until the stack stops."""
-        while not self.stopping:
+    async def start(self) -> None:
+        """Return when the API is ready and every worker is registered. Raises InvalidRequest, OutsideError."""
+        self._tasks = [asyncio.create_task(self._keep(child)) for child in (self.api, *self.workers)]
+        if self.postgres is not None:
+            self._tasks.append(asyncio.create_task(self._keep_postgres(self.postgres)))
+        ready = asyncio.create_task(self._until_ready())
+        try:
+            await asyncio.wait([ready, self._hopeless], return_when=asyncio.FIRST_COMPLETED)
+            await (self._hopeless if self._hopeless.done() else ready)
+        finally:
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
+            self._hopeless.cancel()
+
+    async def _keep(self, child: Child) -> None:
+        """Start a child, and again whenever it ended, until cancelled."""
+        while True:
             started_s = time.monotonic()
             await child.start()
-            assert child.process is not None
-            code = await child.process.wait()
-            if self.stopping:
+            code = await child.wait()
+            if code == _USAGE and not self._hopeless.done():
+                said = child.last_line.decode(errors="replace").removeprefix("durable-agent: ")
+                self._hopeless.set_exception(InvalidRequest(f"{child.name} cannot start: {said}"))
                 return
-            child.failures = 0 if time.monotonic() - started_s > 10.0 else child.failures + 1
+            child.failures = 0 if time.monotonic() - started_s > SETTLED_S else child.failures + 1
             pause_s = 0.0 if child.failures == 0 else min(10.0, 0.25 * 2.0**child.failures)
-            log.warning("child_ended", name=child.name, code=code, restart_in_s=pause_s)
+            log.warning("child_ended", name=child.name, how=ending(code), restart_in_s=pause_s)
             await asyncio.sleep(pause_s)
 
-    async def keep_postgres(self) -> None:
-        """Start PostgreSQL again whenever it died, until the stack stops."""
-        while not self.stopping and self.postgres is not None:
+    async def _keep_postgres(self, postgres: EmbeddedPostgres) -> None:
+        """Start PostgreSQL again whenever it died, until cancelled."""
+        while True:
             await asyncio.sleep(0.5)
             try:
-                if not self.stopping and await asyncio.to_thread(self.postgres.ensure):
+                if await asyncio.to_thread(postgres.ensure):
                     log.warning("postgres_restarted")
             except OutsideError as error:
                 log.warning("postgres_down", error=error.message)
 
-    async def until_ready(self) -> None:
-        """Return when the API is ready and every worker has registered. Raises OutsideError after a minute."""
-        deadline_s = time.monotonic() + READY_TIMEOUT_S
-        async with httpx2.AsyncClient(base_url=self.url, timeout=2.0, trust_env=False) as client:
-            while time.monotonic() < deadline_s:
-                with contextlib.suppress(httpx2.HTTPError):
-                    if (await client.get("/readyz")).status_code == 200:
-                        health = (await client.get("/healthz")).json()
-                        if health["active"] >= len(self.workers):
-                            return
-                await asyncio.sleep(0.05)
-        raise OutsideError(f"the system was not ready after {READY_TIMEOUT_S:.0f} s; the log lines above say why")
+    async def _until_ready(self) -> None:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await _until_answered(self.url)
+                await until_registered(self.database_url, lambda: [child.pid for child in self.workers])
+        except TimeoutError:
+            text = f"the system was not ready after {READY_TIMEOUT_S:.0f} s; the log lines above say why"
+            raise OutsideError(text) from None
+
+    async def end(self) -> None:
+        """Drain the workers, then end the API."""
+        await _cancelled(self._tasks[: 1 + len(self.workers)])  # PostgreSQL is kept until the last is done
+        await asyncio.gather(*(child.end(self.settings.drain_grace_s + KILL_AFTER_S) for child in self.workers))
+        await self.api.end(KILL_AFTER_S)
+        await _cancelled(self._tasks)
+
+
+async def _until_answered(url: str) -> None:
+    async with httpx2.AsyncClient(base_url=url, timeout=2.0, trust_env=False) as client:
+        while True:
+            with contextlib.suppress(httpx2.HTTPError):
+                if (await client.get("/readyz")).is_success:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def ending(code: int) -> str:
+    """Return how a process ended, in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 @contextlib.asynccontextmanager
-async def stack(
-    settings: Settings, *, workers: int, modules: Sequence[str] = (), data_dir: Path | None = None
-) -> AsyncIterator[Stack]:
+async def stack(settings: Settings, *, workers: int, modules: Sequence[str] = ()) -> AsyncIterator[Stack]:
     """Yield a running system; on leaving it is drained and ended. Raises DurableAgentError when it cannot start."""
-    postgres: EmbeddedPostgres | None = None
+    postgres = None
     if settings.database_url is None:
-        postgres = EmbeddedPostgres(data_dir or settings.data_dir or default_data_dir())
-        urls = await asyncio.to_thread(postgres.start)
-        database_url = direct_url = urls.url
-    else:
-        database_url, direct_url = settings.database_url, settings.direct_url or settings.database_url
+        postgres = EmbeddedPostgres(settings.data_dir or default_data_dir())
     try:
+        if postgres is not None:
+            database_url = direct_url = (await asyncio.to_thread(postgres.start)).url
+        else:
+            database_url, direct_url = settings.database_url or "", settings.direct_url or ""
         await asyncio.to_thread(migrate.upgrade, direct_url)
         made = _make(settings, database_url, direct_url, postgres, workers, modules)
         try:
-            loops = [made.keep(made.api), *(made.keep(child) for child in made.workers)]
-            made._tasks.extend(asyncio.create_task(loop) for loop in loops)
-            if postgres is not None:
-                made._tasks.append(asyncio.create_task(made.keep_postgres()))
-            await made.until_ready()
+            await made.start()
             yield made
         finally:
-            await _end(made)
+            await made.end()
     finally:
         if postgres is not None:
             await asyncio.to_thread(postgres.stop)
@@ -156,54 +227,54 @@ def _make(
     settings: Settings, database_url: str, direct_url: str, postgres: EmbeddedPostgres | None, workers: int,
     modules: Sequence[str],
 ) -> Stack:  # fmt: skip
-    shared = {"DATABASE_URL": database_url, "DATABASE_DIRECT_URL": direct_url}
-    own = {
-        "DURABLE_AGENT_HOST": settings.host, "PORT": str(settings.port), "DURABLE_AGENT_LOG_LEVEL": settings.log_level,
+    port = settings.port or _free_port(settings.host)
+    given = {
+        "DATABASE_URL": database_url, "DATABASE_DIRECT_URL": direct_url, "DURABLE_AGENT_HOST": settings.host,
+        "PORT": str(port), "DURABLE_AGENT_LOG_LEVEL": settings.log_level, "DURABLE_AGENT_LOG_FORMAT": settings.log_format,
         "MAX_CONCURRENT_TASKS": str(settings.max_concurrent_tasks),
     }  # fmt: skip
-    api = Child("api", ("api",), {**shared, **own})
+    prefixed = settings.log_format == "console"
+    api = Child("api", ("api",), given, prefixed)
     made = [
-        Child(f"worker-{n}", ("worker", *(modules or [DEMO])), {**shared, **own, "WORKER_ID": f"worker-{n}"})
-        for n in range(1, workers + 1)
+        Child(name, ("worker", *(modules or [DEMO])), {**given, "WORKER_ID": name}, prefixed)
+        for name in (f"worker-{n}" for n in range(1, workers + 1))
     ]
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host
-    return Stack(settings, f"http://{host}:{settings.port}", database_url, postgres, api, made)
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return Stack(settings, url, database_url, postgres, api, made)
 
 
-async def _end(made: Stack) -> None:
-    made.stopping = True
-    grace_s = made.settings.drain_grace_s + KILL_AFTER_S
-    async with asyncio.TaskGroup() as group:
-        for child in made.workers:
-            group.create_task(child.end(grace_s))
-    await made.api.end(KILL_AFTER_S)
-    for task in made._tasks:
-        task.cancel()
-    await asyncio.gather(*made._tasks, return_exceptions=True)
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
-async def up(settings: Settings, *, workers: int, modules: Sequence[str], data_dir: Path | None) -> None:
+class Stop:
+    """SIGTERM, Ctrl-C or a closed terminal: the first cancels the task that made this, the second ends everything at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._work = asyncio.current_task()
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup
+                asyncio.get_running_loop().add_signal_handler(signum, self._ask)
+
+    def _ask(self) -> None:
+        if self.asked:
+            os._exit(1)  # the kernel ends the children, the watchdog PostgreSQL
+        self.asked = True
+        log.info("draining")
+        if self._work is not None:
+            self._work.cancel()
+
+
+async def up(settings: Settings, *, workers: int, modules: Sequence[str]) -> None:
     """Run the whole system until SIGTERM or Ctrl-C; a second one ends it at once."""
-    stop = asyncio.Event()
-    main = asyncio.current_task()
-    assert main is not None
-
-    def asked() -> None:
-        if stop.is_set():
-            os._exit(1)  # the kernel and the watchdog end the rest
-        stop.set()
-        if not started.is_set():
-            main.cancel()
-
-    started = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, asked)
+    stop = Stop()
     try:
-        async with stack(settings, workers=workers, modules=modules, data_dir=data_dir) as running:
-            started.set()
+        async with stack(settings, workers=workers, modules=modules) as running:
             print(f"ready {running.url}", flush=True)
-            await stop.wait()
-            log.info("draining")
+            await asyncio.Event().wait()
     except asyncio.CancelledError:
-        if not stop.is_set():
+        if not stop.asked:
             raise

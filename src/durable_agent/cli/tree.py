@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import orjson
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -23,16 +25,32 @@ _MOVES = {
     "step.lease_lost": "ready", "step.released": "ready", "step.dead_letter": "dead_letter", "step.skipped": "skipped",
     "step.cancelled": "cancelled", "step.redriven": "pending",
 }  # fmt: skip
+_RUN_MOVES = {
+    "run.created": "pending", "run.started": "running", "run.resumed": "running", "run.redriven": "running",
+}  # fmt: skip
+
+
+# Steps drawn, and how deep: a terminal has so many lines and columns.
+MAX_STEPS = 200
+MAX_DEPTH = 12
+# A pipe gets whole lines, not lines folded to a width that nobody looks at.
+PIPE_WIDTH = 1000
+
+
+def shown(value: Any) -> str:
+    """Return a value as text that is safe on a terminal: what is not printable is escaped, whoever wrote it."""
+    text = value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 
 @dataclass(slots=True)
 class Line:
-    """One step as the tree shows it."""
+    """One step as the tree shows it; `began_s` is in seconds since 1970."""
 
     status: str = "pending"
     worker: str = ""
     note: str = ""
-    since_s: float | None = None
+    began_s: float | None = None
     took_s: float | None = None
 
 
@@ -43,7 +61,6 @@ class RunTree:
     run: dict[str, Any]
     status: str = "pending"
     lines: dict[str, Line] = field(default_factory=dict)
-    _at: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Begin with every step pending."""
@@ -53,87 +70,97 @@ class RunTree:
         """Take note of an event."""
         kind, data = event["type"], event["data"]
         if event["step"] is None:
-            words = {
-                "run.started": "running",
-                "run.resumed": "running",
-                "run.redriven": "running",
-                "run.created": "pending",
-            }
-            self.status = words.get(kind, kind.removeprefix("run."))
+            self.status = _RUN_MOVES.get(kind, kind.removeprefix("run."))
             return
         line = self.lines.setdefault(event["step"], Line())
         line.status = _MOVES.get(kind, line.status)
         match kind:
             case "step.claimed":
-                line.worker, line.since_s, line.took_s = data["worker"], time.monotonic(), None
-                self._at[event["step"]] = _seconds(event["at"])
-                line.note = f"attempt {data['attempt']}" if data["attempt"] > 1 or data["claim_no"] > 1 else ""
-            case "step.succeeded":
-                line.took_s = _seconds(event["at"]) - self._at.get(event["step"], _seconds(event["at"]))
+                line.worker, line.began_s, line.took_s = data["worker"], _seconds(event["at"]), None
+                again = data["attempt"] > 1 or data["claim_no"] > 1
+                line.note = f"attempt {data['attempt']}, claim {data['claim_no']}" if again else ""
+            case "step.succeeded" if line.began_s is not None:
+                line.took_s = _seconds(event["at"]) - line.began_s
             case "step.failed":
                 retry = f"; again in {data['retry_in_s']:.1f} s" if "retry_in_s" in data else ""
                 line.note = f"attempt {data['attempt']} of {data['of']} failed: {data.get('message', '')}{retry}"
             case "step.lease_lost":
-                line.note = f"lost by {data.get('worker') or 'its worker'} ({data['why']}), taken over"
+                line.note = f"lost by {data.get('worker') or 'its worker'} ({data['why']})"
             case "step.dead_letter":
                 line.note = f"{data['reason']}: {data.get('message', '')}"
             case _:
                 pass
 
     def __rich__(self) -> RenderableType:
-        """Draw the tree."""
-        title = Text.assemble(
-            ("run ", "dim"), self.run["id"], "  ", (self.status, _STYLE.get(self.status, "")),
-            (f"  {self.run['goal']}" if self.run.get("goal") else "", "italic"),
-        )  # fmt: skip
+        """Draw the tree; a step hangs under the last of those it waits for."""
+        title = Text.assemble(("run ", "dim"), self.run["id"], "  ", (self.status, _STYLE.get(self.status, "")))
+        if self.run.get("goal"):
+            title.append(f"  {shown(self.run['goal'])}", "italic")
         tree = Tree(title, guide_style="dim")
-        placed: dict[str, Tree] = {}
-        for step in self.run["steps"][:200]:
-            under = placed.get(step["depends_on"][-1], tree) if step["depends_on"] else tree
-            placed[step["name"]] = under.add(self._label(step["name"]))
-        if len(self.run["steps"]) > 200:
-            tree.add(Text(f"… and {len(self.run['steps']) - 200} more steps", "dim"))
+        placed: dict[str, tuple[Tree, int]] = {}
+        for step in self.run["steps"][:MAX_STEPS]:
+            under, depth = placed.get(step["depends_on"][-1], (tree, 0)) if step["depends_on"] else (tree, 0)
+            node = under.add(self._label(step["name"], step["depends_on"][:-1]))
+            # Deeper than that, a chain goes on straight down.
+            placed[step["name"]] = (node, depth + 1) if depth < MAX_DEPTH else (under, depth)
+        if len(self.run["steps"]) > MAX_STEPS:
+            tree.add(Text(f"… and {len(self.run['steps']) - MAX_STEPS} more steps", "dim"))
         return tree
 
-    def _label(self, name: str) -> Text:
+    def _label(self, name: str, also_after: list[str]) -> Text:
         line = self.lines[name]
         mark, style = _MARK.get(line.status, ("?", ""))
         took = line.took_s
-        if line.status == "running" and line.since_s is not None:
-            took = time.monotonic() - line.since_s
-        text = Text.assemble((f"{mark} ", style), (name, style), f"  {line.status}")
+        if line.status == "running" and line.began_s is not None:
+            took = max(0.0, time.time() - line.began_s)
+        text = Text.assemble((f"{mark} ", style), (shown(name), style), f"  {line.status}")
         if line.worker and line.status in ("running", "succeeded"):
-            text.append(f"  {line.worker}", "dim")
-        if took is not None:
+            text.append(f"  {shown(line.worker)}", "dim")
+        if took is not None and line.status in ("running", "succeeded"):
             text.append(f"  {took:.1f} s", "dim")
         if line.note:
-            text.append(f"  {line.note}", "yellow")
+            text.append(f"  {shown(line.note)}", "yellow")
+        if also_after:
+            text.append(f"  also after {shown(', '.join(also_after[:5]))}", "dim")
         return text
 
 
 def line_of(event: dict[str, Any]) -> str:
     """Return an event as one line of text."""
-    facts = "  ".join(
-        f"{name}={value}" for name, value in event["data"].items() if not name.endswith("sha256") and value is not None
-    )
-    return f"{event['seq']:>4}  {event['at'][11:23]}  {event['type']:<16} {event['step'] or '':<28} {facts}".rstrip()
+    step = shown(event["step"] or "")
+    return f"{event['seq']:>4}  {event['at'][11:23]}  {event['type']:<16} {step:<28} {_facts(event)}".rstrip()
 
 
 def events_table(events: list[dict[str, Any]]) -> Table:
     """Return a run's events as a table."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in ("seq", "at", "event", "step", "facts"):
-        table.add_column(column, justify="right" if column == "seq" else "left", overflow="fold")
+    made = table("seq", "at", "event", "step", "facts")
     for event in events:
-        facts = "  ".join(f"{n}={v}" for n, v in event["data"].items() if not n.endswith("sha256") and v is not None)
-        style = "red" if "lost" in event["type"] or "failed" in event["type"] or "dead" in event["type"] else ""
-        table.add_row(str(event["seq"]), event["at"][11:23], Text(event["type"], style), event["step"] or "", facts)
-    return table
+        bad = any(word in event["type"] for word in ("lost", "failed", "dead", "fenced"))
+        kind = Text(event["type"], "red" if bad else "")
+        made.add_row(str(event["seq"]), event["at"][11:23], kind, shown(event["step"] or ""), _facts(event))
+    return made
+
+
+def _facts(event: dict[str, Any]) -> str:
+    """Return what an event tells; digests are left to `--json`."""
+    known = ((n, v) for n, v in event["data"].items() if not n.endswith("sha256") and v is not None)
+    return "  ".join(f"{shown(name)}={shown(value)}" for name, value in known)
+
+
+def table(*columns: str) -> Table:
+    """Return an empty table without a frame."""
+    made = Table(box=None, header_style="dim", pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
 
 
 def console() -> Console:
-    """Return the terminal; `NO_COLOR` is honoured, and a pipe gets plain text."""
-    return Console(highlight=False)
+    """Return the terminal; `NO_COLOR` is honoured, a pipe gets plain text, and no text is taken for markup."""
+    out = Console(highlight=False, markup=False, emoji=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = PIPE_WIDTH
+    return out
 
 
 def _seconds(at: str) -> float:

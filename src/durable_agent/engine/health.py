@@ -62,6 +62,15 @@ def _finding(check: str, good: bool, fact: str, advice: str, bad: Level = Level.
     return Finding(check, Level.OK, fact) if good else Finding(check, bad, fact, advice)
 
 
+async def registered(db: Database, host: str, pids: Sequence[int | None]) -> bool:
+    """Tell whether each of a machine's processes holds a live worker session; one that does not run has none."""
+    if None in pids:
+        return False
+    async with db.reading() as conn:
+        found = await (await conn.execute(HEALTH.registered, {"host": host, "pids": list(pids)})).fetchall()
+    return {pid for (pid,) in found} >= set(pids)
+
+
 async def _schema(conn: Connection) -> list[Finding]:
     row = await (await conn.execute("select to_regclass('alembic_version')")).fetchone()
     found = None

@@ -2,7 +2,7 @@
 -- Steps that wait for nothing and are not in the queue (I6). Index: runs_open, steps_pk.
 select r.id, s.name from runs r
 join steps s on s.tenant = r.tenant and s.run_id = r.id
-where r.status in ('pending', 'running', 'paused') and s.status = 'pending' and s.deps_left = 0 limit 20;
+where r.finished_at is null and s.status = 'pending' and s.deps_left = 0 limit 20;
 
 -- name: orphans
 -- Queue rows of ended or unknown runs, and queued steps without a queue row (I5). Index: runs_pk, queue_pk.
@@ -13,7 +13,7 @@ union all
 select s.run_id, s.no from runs r
 join steps s on s.tenant = r.tenant and s.run_id = r.id
 left join queue q on q.tenant = s.tenant and q.run_id = s.run_id and q.no = s.no
-where r.status in ('pending', 'running', 'paused') and s.status = 'queued' and q.run_id is null
+where r.finished_at is null and s.status = 'queued' and q.run_id is null
 limit 20;
 
 -- name: ownerless
@@ -25,7 +25,7 @@ where q.state = 'leased' and (w.session is null or w.lease_until < engine_now() 
 -- name: miscounted
 -- Open runs whose count of open steps is wrong. Index: runs_open, steps_pk.
 select r.id from runs r
-where r.status in ('pending', 'running', 'paused')
+where r.finished_at is null
   and r.steps_left <> (select count(*) from steps s where s.tenant = r.tenant and s.run_id = r.id and s.finished_at is null)
 limit 20;
 
@@ -60,3 +60,9 @@ select (select count(*) from pg_inherits i where i.inhparent = 'runs'::regclass)
        to_regclass('runs_w' || to_char(date_trunc('week', clock_timestamp() at time zone 'utc') + interval '7 days', 'YYYYMMDD'))
          is not null as next_week,
        exists (select from runs_default) as outside;
+
+-- name: registered
+-- Which of a machine's processes hold a live worker session. Index: none needed, the table holds one row a worker.
+select w.os_pid from workers w
+where w.tenant = 0 and w.host = %(host)s and w.os_pid = any(%(pids)s::int[]) and w.state = 'active'
+  and w.lease_until > engine_now();
