@@ -332,8 +332,9 @@ def others(bench: Bench) -> None:
                  case when kind = 0 then gen_random_uuid() end, case when kind = 0 then now() end, 'noop', 'tool_call', 'noop',
                  '{}', '{}', '{"base_s":1,"factor":2,"cap_s":60}' from made
         )
-        insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, due_at, queued_at)
-        select 1, id, 0, %(route)s, 1900::bigint << 52, case when kind = 1 then 'scheduled' else 'ready' end, 0, 0, 0, 3,
+        insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s, due_at,
+                           queued_at)
+        select 1, id, 0, %(route)s, 1900::bigint << 52, case when kind = 1 then 'scheduled' else 'ready' end, 0, 0, 0, 3, 3600,
                case when kind = 1 then now() + interval '1 day' end, now() from made where kind > 0
         """.replace("%(n)s", str(OTHERS))
         .replace("%(route)s", str(route))

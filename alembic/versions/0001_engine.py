@@ -72,7 +72,8 @@ STATEMENTS = (
       constraint runs_completed check (status <> 'completed' or steps_left = 0)
     ) partition by range (id)
     """,
-    "create index runs_open on runs (tenant, status, id) where status <> 'completed'",
+    # Not over the status: an indexed column that changes costs every update its shortcut (HOT).
+    "create index runs_open on runs (tenant, id) where finished_at is null",
     """
     create table steps (
       tenant      int not null,
@@ -129,6 +130,7 @@ STATEMENTS = (
       failures    int not null,
       crashes     int not null,
       max_crashes int not null,
+      deadline_s  real not null,
       due_at      timestamptz,
       token       uuid,
       last_token  uuid,
@@ -255,9 +257,9 @@ STATEMENTS = (
           if to_regclass(child) is null then
             execute format('create table %I (like %I including defaults including constraints)', child, parent);
             if parent = 'steps' then
-              execute format('alter table %I set (fillfactor = 70)', child);
+              execute format('alter table %I set (fillfactor = 55)', child);
             elsif parent = 'runs' then
-              execute format('alter table %I set (fillfactor = 60)', child);
+              execute format('alter table %I set (fillfactor = 50)', child);
             end if;
             execute format('alter table %I attach partition %I for values from (%L) to (%L)', parent, child,
                            uuid_floor(week), uuid_floor(week + interval '7 days'));
@@ -267,6 +269,35 @@ STATEMENTS = (
         week := week + interval '7 days';
       end loop;
       return made;
+    end
+    $$
+    """,
+    # Retention drops whole weeks. A week with one open run stays whole; so does the default partition.
+    """
+    create function drop_ended_partitions(before timestamptz) returns int language plpgsql as $$
+    declare
+      child text;
+      week timestamptz;
+      busy boolean;
+      dropped int := 0;
+    begin
+      perform pg_advisory_xact_lock(hashtext('durable_agent.partitions'));
+      for child in
+        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'runs'::regclass and c.relname like 'runs\\_w%' order by c.relname
+      loop
+        week := to_timestamp(right(child, 8), 'YYYYMMDD')::timestamp at time zone 'utc';
+        continue when week + interval '7 days' > before;
+        execute format('select exists (select from %I where finished_at is null or finished_at >= %L)', child, before)
+          into busy;
+        continue when busy;
+        delete from dead_letters d
+        where d.run_id >= uuid_floor(week) and d.run_id < uuid_floor(week + interval '7 days');
+        execute format('drop table %I, %I, %I', 'events_' || right(child, 9), 'steps_' || right(child, 9), child);
+        dropped := dropped + 1;
+      end loop;
+      delete from idempotency_keys k where k.created_at < before;
+      return dropped;
     end
     $$
     """,

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 from durable_agent.core.records import Claim, Lease, RunId, StepKind, Tenant, Token
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
 from durable_agent.core.turns import Share
+from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
 from durable_agent.engine.journal import QUEUE, Head, Journal
 from durable_agent.telemetry import logger
@@ -121,11 +122,7 @@ class WorkReads:
 
 async def read_work(conn: Connection, leased: Sequence[Leased]) -> WorkReads:
     """Queue the reading of what the leased steps need."""
-    keys = {
-        "tenants": [x.lease.tenant for x in leased],
-        "runs": [x.lease.run_id for x in leased],
-        "nos": [x.lease.step_no for x in leased],
-    }
+    keys = literals(("tenants", "runs", "nos"), [(x.lease.tenant, x.lease.run_id, x.lease.step_no) for x in leased])
     return WorkReads(await conn.execute(QUEUE.work, keys), await conn.execute(QUEUE.parent_outputs, keys))
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 from durable_agent.core.events import digest, dumps, link, micros
 from durable_agent.core.records import RunId, Tenant
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent, next_run
+from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
 from durable_agent.db.sql import load
 from durable_agent.errors import LostRace
@@ -150,7 +151,7 @@ class Journal:
 
     async def send(self, conn: Connection, row: Row) -> Any:
         """Queue one statement with its rows as arrays."""
-        arrays = dict(zip(row.columns, map(list, zip(*row.rows, strict=True)), strict=True))
+        arrays = literals(row.columns, row.rows)
         return await conn.execute(row.statement, {**arrays, "now": self.now, "session": self.session})
 
     async def _write_heads(self, conn: Connection) -> list[tuple[Row, Any]]:

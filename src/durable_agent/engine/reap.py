@@ -16,6 +16,7 @@ import psycopg
 from durable_agent.core.records import Lease, RunId, Tenant, Token, Verdict
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.db.sql import load
 from durable_agent.engine.exchange import SESSIONS, cancel_failed
 from durable_agent.engine.journal import QUEUE, Journal, check, read_now
 from durable_agent.engine.promote import Promotion
@@ -29,6 +30,10 @@ QUIET_S = 5.0
 # A process that just started may itself be part of a restart of everything.
 START_QUIET_S = 1.0
 SWEEP_S = 30.0
+# Weeks are made a month ahead and dropped a week at a time: an hour more or less does not matter.
+PARTITIONS_S = 3600.0
+
+RETENTION = load("retention")
 
 
 @dataclass(slots=True)
@@ -45,6 +50,7 @@ class Upkeep:
     counters: Counters = field(default_factory=Counters)
     _quiet_until: float = 0.0
     _sweep_at: float = 0.0
+    _partitions_at: float = 0.0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def nudge(self) -> None:
@@ -84,6 +90,9 @@ class Upkeep:
             if now_s >= self._sweep_at:
                 self._sweep_at = now_s + SWEEP_S * (0.75 + random.random() / 2)
                 await self._sweep(conn)
+            if now_s >= self._partitions_at:
+                self._partitions_at = now_s + PARTITIONS_S * (0.75 + random.random() / 2)
+                await self.keep_partitions(conn)
         wait_s = self.tick_s * (0.9 + random.random() / 5)
         return wait_s if next_due is None else max(0.005, min(wait_s, next_due + 0.002))
 
@@ -156,6 +165,25 @@ class Upkeep:
         if taken:
             self.bell.ring(READY, EVENTS, CONTROL)
         return len(taken)
+
+    async def keep_partitions(self, conn: Connection) -> int:
+        """Make the coming weeks and drop those that are past retention; return how many were dropped.
+
+        Somebody's long look at a table puts it off to the next time; it never waits, for everyone would wait behind it.
+        """
+        try:
+            async with conn.transaction():
+                await conn.execute("set local lock_timeout = '1s'")
+                await conn.execute(RETENTION.make_partitions)
+                if self.retention_days == 0:
+                    return 0
+                row = await (await conn.execute(RETENTION.drop_partitions, {"days": self.retention_days})).fetchone()
+        except psycopg.errors.LockNotAvailable as error:
+            log.info("partitions_put_off", error=first_line(error))
+            return 0
+        if row is not None and row[0]:
+            log.info("weeks_dropped", count=row[0], retention_days=self.retention_days)
+        return int(row[0]) if row is not None else 0
 
     async def _sweep(self, conn: Connection) -> None:
         """Do what need not be done often: clock set back, dead sessions, defects, partitions."""

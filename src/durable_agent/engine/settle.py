@@ -30,6 +30,7 @@ from durable_agent.core.records import (
     Verdict,
 )
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
+from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
 from durable_agent.engine.journal import JOURNAL, Head, Journal, RunKey
 from durable_agent.engine.promote import Promotion, Resolution
@@ -102,9 +103,7 @@ async def read(conn: Connection, outcomes: Sequence[Outcome | Lost]) -> Reads:
     """Queue the statements that lock the runs and read the steps of a batch (R1: runs first, in id order)."""
     leases = [outcome.lease for outcome in outcomes]
     runs = sorted({(lease.tenant, lease.run_id) for lease in leases}, key=lambda key: key[1])
-    heads = await conn.execute(
-        JOURNAL.lock_runs, {"tenants": [tenant for tenant, _ in runs], "runs": [run for _, run in runs]}
-    )
+    heads = await conn.execute(JOURNAL.lock_runs, literals(("tenants", "runs"), runs))
     steps = await conn.execute(JOURNAL.settling, _keys((x.tenant, x.run_id, x.step_no) for x in leases))
     done = [x.lease for x in outcomes if isinstance(x, Succeeded)]
     children = None
@@ -300,6 +299,5 @@ def policy_from(stored: dict[str, Any], max_attempts: int) -> RetryPolicy:
     )
 
 
-def _keys(leases: Iterable[tuple[int, UUID, int]]) -> dict[str, list[Any]]:
-    tenants, runs, nos = [list(column) for column in zip(*leases, strict=True)]
-    return {"tenants": tenants, "runs": runs, "nos": nos}
+def _keys(leases: Iterable[tuple[int, UUID, int]]) -> dict[str, str]:
+    return literals(("tenants", "runs", "nos"), leases)

@@ -1,3 +1,6 @@
+-- Where a row is looked up by its key, its state is compared as `state || ''`: a bare comparison would let the planner
+-- prove the predicate of a partial index and scan that from end to end.
+
 -- name: turns
 -- Which (tenant, route) has ready work for this worker, with the claim order at its head: the fair turns.
 -- Index: queue_ready, one probe per turn (loose index scan). Locks nothing.
@@ -36,20 +39,19 @@ cross join lateral (
 -- Index: queue_pk. Locks: the queue rows, held already.
 update queue q
 set state = 'leased', claim_no = d.claim_no, token = d.token, session = %(session)s, claimed_at = %(now)s,
-    deadline_at = %(now)s + make_interval(secs => s.deadline_s), due_at = null
+    deadline_at = %(now)s + make_interval(secs => q.deadline_s), due_at = null
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
   d(tenant, run_id, no, claim_no, token)
-join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
 where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
-  and q.state = 'ready' and q.claim_no = d.claim_no - 1;
+  and q.state || '' = 'ready' and q.claim_no = d.claim_no - 1;
 
 -- name: enqueue_steps
 -- Puts promoted steps into the queue: ready, held (paused run) or leased at once to the worker that made them ready.
 -- Index: queue_pk. Locks: the new rows.
-insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, token, session,
-                   claimed_at, deadline_at, queued_at)
-select d.tenant, d.run_id, d.no, d.route, d.ord, d.state, d.claim_no, d.failures, d.crashes, d.max_crashes, d.token,
-       case when d.token is not null then %(session)s::uuid end, case when d.token is not null then %(now)s end,
+insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s, token,
+                   session, claimed_at, deadline_at, queued_at)
+select d.tenant, d.run_id, d.no, d.route, d.ord, d.state, d.claim_no, d.failures, d.crashes, d.max_crashes,
+       d.deadline_s, d.token, case when d.token is not null then %(session)s::uuid end, case when d.token is not null then %(now)s end,
        case when d.token is not null then %(now)s + make_interval(secs => d.deadline_s) end, %(now)s
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(routes)s::int[], %(ords)s::bigint[],
             %(states)s::text[], %(claim_nos)s::int[], %(failures)s::int[], %(crashes)s::int[], %(max_crashes)s::int[],
@@ -68,7 +70,7 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s:
             %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[])
   d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes, last_token)
 where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
-  and q.state = 'leased' and q.claim_no = d.claim_no and q.token = d.token;
+  and q.state || '' = 'leased' and q.claim_no = d.claim_no and q.token = d.token;
 
 -- name: finish_steps
 -- Ends attempts for good: takes the step out of the queue, fenced by claim number and token (R3), and only for what
@@ -76,21 +78,19 @@ where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
 -- Index: queue_pk, steps_pk. Locks: queue rows, step rows by number, under their run's lock.
 with released as (
   delete from queue q
-  using unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
-    f(tenant, run_id, no, claim_no, token)
+  using unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+               %(statuses)s::text[], %(outputs)s::text[]::json[], %(errors)s::text[]::json[], %(failures)s::int[],
+               %(crashes)s::int[], %(workers)s::text[], %(done_tokens)s::uuid[])
+    f(tenant, run_id, no, claim_no, token, status, output, error, failures, crashes, worker, done_token)
   where q.tenant = f.tenant and q.run_id = f.run_id and q.no = f.no
-    and q.state = 'leased' and q.claim_no = f.claim_no and q.token = f.token
-  returning q.tenant, q.run_id, q.no, q.claimed_at
+    and q.state || '' = 'leased' and q.claim_no = f.claim_no and q.token = f.token
+  returning q.tenant, q.run_id, q.no, q.claimed_at, f.claim_no, f.status, f.output, f.error, f.failures, f.crashes, f.worker,
+            f.done_token
 )
 update steps s
-set status = d.status, output = d.output, error = d.error, claim_no = d.claim_no, failures = d.failures,
-    crashes = d.crashes, done_token = d.done_token, worker = d.worker, started_at = x.claimed_at, finished_at = %(now)s
+set status = x.status, output = x.output, error = x.error, claim_no = x.claim_no, failures = x.failures,
+    crashes = x.crashes, done_token = x.done_token, worker = x.worker, started_at = x.claimed_at, finished_at = %(now)s
 from released x
-join unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
-            %(statuses)s::text[], %(outputs)s::text[]::json[], %(errors)s::text[]::json[], %(failures)s::int[],
-            %(crashes)s::int[], %(workers)s::text[], %(done_tokens)s::uuid[])
-  d(tenant, run_id, no, claim_no, token, status, output, error, failures, crashes, worker, done_token)
-  on d.tenant = x.tenant and d.run_id = x.run_id and d.no = x.no
 where s.tenant = x.tenant and s.run_id = x.run_id and s.no = x.no and s.status = 'queued';
 
 -- name: promote_due

@@ -21,7 +21,7 @@ left join routes t on t.tenant = s.tenant and t.route = s.route
 where s.tenant = %(tenant)s and s.run_id = %(run)s order by s.no;
 
 -- name: list_runs
--- Runs, newest first, by filters and from a cursor. Index: runs_pk backwards, runs_open for a status.
+-- Runs, newest first, by filters and from a cursor. Index: runs_pk backwards, with a filter for a status.
 select r.id, r.status, r.goal, r.graph, r.steps_total, r.steps_left, r.last_seq, r.created_at, r.started_at, r.finished_at,
        r.error
 from runs r

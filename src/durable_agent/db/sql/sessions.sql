@@ -103,6 +103,6 @@ select least(
 -- name: stranded
 -- Runs that are under way with nothing in the queue: must not exist (I6). Index: runs_open, queue_pk.
 select r.tenant, r.id from runs r
-where r.status in ('pending', 'running') and r.created_at < engine_now() - interval '5 seconds'
+where r.finished_at is null and r.status in ('pending', 'running') and r.created_at < engine_now() - interval '5 seconds'
   and not exists (select from queue q where q.tenant = r.tenant and q.run_id = r.id)
 order by r.id limit 100;

@@ -1,0 +1,8 @@
+-- name: make_partitions
+-- Makes the weeks of the next month that are missing. Locks: an advisory lock, the parents when a week is attached.
+select ensure_partitions(engine_now() - interval '7 days', engine_now() + interval '28 days');
+
+-- name: drop_partitions
+-- Drops the weeks whose runs all ended before a time, with their dead letters, and forgets idempotency keys as old.
+-- Locks: an advisory lock; the parents while a week is dropped, given up after a second.
+select drop_ended_partitions(engine_now() - make_interval(days => %(days)s));
