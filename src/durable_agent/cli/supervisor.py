@@ -22,7 +22,7 @@ import httpx2
 from durable_agent import migrate
 from durable_agent.cli.processes import DEMO, dying_with, until_registered
 from durable_agent.embedded import EmbeddedPostgres, default_data_dir
-from durable_agent.errors import InvalidRequest, OutsideError
+from durable_agent.errors import DurableAgentError, InvalidRequest, OutsideError
 from durable_agent.settings import Settings
 from durable_agent.telemetry import logger
 
@@ -33,6 +33,8 @@ READY_TIMEOUT_S = 60.0
 KILL_AFTER_S = 10.0
 # A child that lived so long had started well: its next end counts as the first.
 SETTLED_S = 10.0
+# So often a child may end before the system is ready: a handler's module that does not compile never will be.
+EARLY_FAILURES = 3
 _LINE_LIMIT_BYTES = 65_536
 # What a child ends with that its settings or modules let not start (see `cli.main`); starting it again changes nothing.
 _USAGE = 2
@@ -125,7 +127,7 @@ class Stack:
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Return when the API is ready and every worker is registered. Raises InvalidRequest, OutsideError."""
+        """Return when the API is ready and every worker is registered. Raises DurableAgentError when that cannot be."""
         self._tasks = [asyncio.create_task(self._keep(child)) for child in (self.api, *self.workers)]
         if self.postgres is not None:
             self._tasks.append(asyncio.create_task(self._keep_postgres(self.postgres)))
@@ -144,11 +146,10 @@ class Stack:
             started_s = time.monotonic()
             await child.start()
             code = await child.wait()
-            if code == _USAGE and not self._hopeless.done():
-                said = child.last_line.decode(errors="replace").removeprefix("durable-agent: ")
-                self._hopeless.set_exception(InvalidRequest(f"{child.name} cannot start: {said}"))
-                return
             child.failures = 0 if time.monotonic() - started_s > SETTLED_S else child.failures + 1
+            if not self._hopeless.done() and (code == _USAGE or child.failures >= EARLY_FAILURES):
+                self._hopeless.set_exception(_hopeless(child, code))
+                return
             pause_s = 0.0 if child.failures == 0 else min(10.0, 0.25 * 2.0**child.failures)
             log.warning("child_ended", name=child.name, how=ending(code), restart_in_s=pause_s)
             await asyncio.sleep(pause_s)
@@ -178,6 +179,13 @@ class Stack:
         await asyncio.gather(*(child.end(self.settings.drain_grace_s + KILL_AFTER_S) for child in self.workers))
         await self.api.end(KILL_AFTER_S)
         await _cancelled(self._tasks)
+
+
+def _hopeless(child: Child, code: int) -> DurableAgentError:
+    said = child.last_line.decode(errors="replace").removeprefix("durable-agent: ")
+    if code == _USAGE:
+        return InvalidRequest(f"{child.name} cannot start: {said}")
+    return DurableAgentError(f"{child.name} ended {child.failures} times while starting ({ending(code)}): {said}")
 
 
 async def _until_answered(url: str) -> None:
