@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from durable_agent.cli import runs
-from durable_agent.cli.options import Data, DatabaseUrl, Json, Modules, Url, print_json, report, settings_for
+from durable_agent.cli.options import Data, DatabaseUrl, Json, Modules, Url, checking, print_json, report, settings_for
 from durable_agent.cli.tree import shown
 from durable_agent.errors import CallerError, Conflict, DurableAgentError, NotFound, OutsideError
 
@@ -149,9 +149,8 @@ def doctor(
     from durable_agent.cli.database import url_for
     from durable_agent.engine.health import Level, examine
 
-    settings = settings_for(database_url, data_dir)
-    with url_for(settings) as (url, direct_url):
-        findings = asyncio.run(examine(url, direct_url, runs=None if every else 200, ttl_s=settings.lease_ttl_s))
+    with url_for(settings_for(database_url, data_dir)) as (url, direct_url), checking("histories") as progress:
+        findings = asyncio.run(examine(url, direct_url, runs=None if every else 200, progress=progress))
     if as_json:
         print_json([finding.to_json() for finding in findings])
     else:

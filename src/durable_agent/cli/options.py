@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -58,3 +59,14 @@ def report(findings: Iterable[Any]) -> None:
         )
         if finding.advice:
             out.print(f"      → {finding.advice}", soft_wrap=True)
+
+
+@contextmanager
+def checking(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield what is told how many are done, of how many; shown on a terminal's stderr."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from durable_agent import migrate
 from durable_agent.core.events import ChainBroken, verify
 from durable_agent.core.records import Tenant
 from durable_agent.db import reads
-from durable_agent.db.pool import Connection, Database, is_pooled
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_pooled
 from durable_agent.db.sql import load
 from durable_agent.engine.export import row_faults
 
@@ -43,17 +44,28 @@ class Finding:
 
 
 Check = Callable[[Connection], Awaitable[list[Finding]]]
+Progress = Callable[[int, int], None]
 
 
-async def examine(url: str, direct_url: str, *, runs: int | None, ttl_s: float) -> list[Finding]:
-    """Return the findings of every check; `runs` limits how many histories are checked (None: all)."""
-    async with Database.open(url, direct_url, size=2) as db, db.reading() as conn:
-        findings = await _schema(conn)
-        if findings[0].level is Level.FAIL:
-            return findings
-        for check in (_server, _transactions, _queue_table, _partitions, _invariants):
-            findings += await check(conn)
-        findings += await _histories(conn, runs)
+async def examine(
+    url: str, direct_url: str, *, runs: int | None, progress: Progress = lambda done, of: None
+) -> list[Finding]:
+    """Return the findings of every check; `runs` limits how many histories are checked (None: all).
+
+    `progress` is told how many of them are done. Raises DatabaseUnavailable.
+    """
+    schema = await asyncio.to_thread(migrate.check, url)
+    findings = [
+        _finding("schema", schema.ok, f"revision {schema.current}",
+                 f"run `durable-agent migrate` to reach {schema.head}", Level.FAIL)
+    ]  # fmt: skip
+    if not schema.ok:
+        return findings
+    async with Database.open(url, direct_url, size=2) as db:
+        async with db.reading() as conn:
+            for check in (_server, _transactions, _queue_table, _partitions, _workers, _invariants):
+                findings += await check(conn)
+            findings += await _histories(conn, runs, progress)
         findings += await _pooler(db)
     return findings
 
@@ -71,20 +83,6 @@ async def registered(db: Database, host: str, pids: Sequence[int | None]) -> boo
     return {pid for (pid,) in found} >= set(pids)
 
 
-async def _schema(conn: Connection) -> list[Finding]:
-    row = await (await conn.execute("select to_regclass('alembic_version')")).fetchone()
-    found = None
-    if row and row[0]:
-        revision = await (await conn.execute(reads.READS.schema_revision)).fetchone()
-        found = revision[0] if revision else None
-    head = migrate.head()
-    return [
-        _finding(
-            "schema", found == head, f"revision {found}", f"run `durable-agent migrate` to reach {head}", Level.FAIL
-        )
-    ]
-
-
 async def _server(conn: Connection) -> list[Finding]:
     s = (await reads.rows(conn, HEALTH.server, {}))[0]
     major, off = s["version"] // 10_000, abs(s["now_s"] - time.time())
@@ -92,7 +90,7 @@ async def _server(conn: Connection) -> list[Finding]:
     share = s["connections"] / s["max_connections"]
     return [
         _finding("version", major >= 15, f"PostgreSQL {major}", "15 is the oldest supported; upgrade", Level.FAIL),
-        _finding("durability", not lossy, f"off: {', '.join(lossy) or 'nothing'}",
+        _finding("durability", not lossy, f"off: {', '.join(lossy)}" if lossy else "nothing is switched off",
                  "a crash may take committed steps back: set them on", Level.FAIL),
         _finding("autovacuum", s["autovacuum"] == "on", s["autovacuum"], "the queue bloats without it: set autovacuum on", Level.FAIL),
         _finding("role", not s["superuser"], "superuser" if s["superuser"] else "no superuser",
@@ -108,12 +106,13 @@ async def _server(conn: Connection) -> list[Finding]:
 
 async def _transactions(conn: Connection) -> list[Finding]:
     t = (await reads.rows(conn, HEALTH.transactions, {}))[0]
+    scope = "" if t["sees_all"] else " (of this role's sessions; grant it pg_monitor to see all)"
     return [
-        _finding("oldest transaction", t["oldest_s"] < 300, f"{t['oldest_s']:.0f} s",
+        _finding("oldest transaction", t["oldest_s"] < 300, f"{t['oldest_s']:.0f} s{scope}",
                  "it keeps dead rows from being removed: end it (pg_stat_activity, pg_terminate_backend)"),
         _finding("oldest snapshot", t["xmin_age"] < 1_000_000, f"{t['xmin_age']} transactions behind",
-                 "as above; also look for prepared transactions and replication slots"),
-        _finding("idle in transaction", t["idle"] == 0, f"{t['idle']} sessions for more than 30 s",
+                 "as above; it may also be a prepared transaction or a replication slot"),
+        _finding("idle in transaction", t["idle"] == 0, f"{t['idle']} sessions for more than 30 s{scope}",
                  "set idle_in_transaction_session_timeout for those clients"),
     ]  # fmt: skip
 
@@ -136,32 +135,43 @@ async def _partitions(conn: Connection) -> list[Finding]:
     ]  # fmt: skip
 
 
+async def _workers(conn: Connection) -> list[Finding]:
+    found = await reads.rows(conn, HEALTH.unserved, {})
+    named = "; ".join(f"{r['steps']} of tool {r['tool']!r} in queue {r['queue']!r}" for r in found[:5])
+    fact = f"ready for more than a minute, and no live worker takes them: {named}" if found else "all are offered"
+    return [_finding("ready steps", not found, fact, "start a worker with those tools and queues; see `runs explain`")]
+
+
+_REPORT = "a defect: keep `durable-agent runs export` of the run for the report"
+_INVARIANTS = (
+    ("stranded steps", HEALTH.stranded, f"{_REPORT}, then cancel it"),
+    ("dependency counts", HEALTH.miscounted_deps, _REPORT),
+    ("orphaned queue rows", HEALTH.orphans, _REPORT),
+    ("ownerless leases", HEALTH.ownerless, "nobody gives them back: does any API or worker run?"),
+    ("step counts", HEALTH.miscounted, _REPORT),
+)
+
+
 async def _invariants(conn: Connection) -> list[Finding]:
-    found = []
-    for check, statement, good, advice in (
-        (
-            "stranded steps",
-            HEALTH.stranded,
-            "none",
-            "a defect: keep `runs export` of the run for the report, then cancel it",
-        ),
-        ("orphaned queue rows", HEALTH.orphans, "none", "a defect: keep `runs export` of the run for the report"),
-        ("ownerless leases", HEALTH.ownerless, "none", "no process reaps: is any API or worker running?"),
-        ("step counts", HEALTH.miscounted, "all fit", "a defect: keep `runs export` of the run for the report"),
-    ):
+    findings = []
+    for check, statement, advice in _INVARIANTS:
         rows = await reads.rows(conn, statement, {})
-        fact = good if not rows else f"{len(rows)} found, first: " + " ".join(str(v) for v in rows[0].values())
-        found.append(_finding(check, not rows, fact, advice, Level.FAIL))
-    return found
+        first = " ".join(f"{name} {value}" for name, value in rows[0].items()) if rows else ""
+        fact = f"{len(rows)}{'+' if len(rows) == 20 else ''} wrong, first: {first}" if rows else "none wrong"
+        findings.append(_finding(check, not rows, fact, advice, Level.FAIL))
+    return findings
 
 
-async def _histories(conn: Connection, limit: int | None) -> list[Finding]:
+async def _histories(conn: Connection, limit: int | None, progress: Progress) -> list[Finding]:
     rows = await (await conn.execute(HEALTH.sample, {"limit": limit})).fetchall()
     faults: list[str] = []
-    for tenant, run_id in rows:
+    for done, (tenant, run_id) in enumerate(rows, 1):
         faults += [f"run {run_id}: {fault}" for fault in await check_history(conn, Tenant(tenant), run_id)]
-    fact = f"{len(rows)} runs: every chain holds, every row is what its events say" if not faults else faults[0]
-    return [_finding("histories", not faults, fact, f"{len(faults)} faults; keep `runs export` of the run", Level.FAIL)]
+        progress(done, len(rows))
+    fact = f"{len(rows)} runs: every chain holds, every row is what its events say"
+    if faults:
+        fact = f"{len(faults)} faults in {len(rows)} runs: {'; '.join(faults[:5])}"
+    return [_finding("histories", not faults, fact, _REPORT, Level.FAIL)]
 
 
 async def check_history(conn: Connection, tenant: Tenant, run_id: UUID) -> Sequence[str]:
@@ -184,10 +194,13 @@ async def check_history(conn: Connection, tenant: Tenant, run_id: UUID) -> Seque
 
 
 async def _pooler(db: Database) -> list[Finding]:
-    async with await db.direct("doctor") as conn:
-        row = await (await conn.execute("select pg_backend_pid()")).fetchone()
-        direct = row is not None and not is_pooled(conn, row[0])
-    fact = f"DATABASE_URL is {'pooled' if db.pooled else 'direct'}, DATABASE_DIRECT_URL is {'direct' if direct else 'pooled'}"
-    return [
-        _finding("pooler", direct, fact, "LISTEN and fast recovery are off: set DATABASE_DIRECT_URL past the pooler")
-    ]
+    advice = "LISTEN and fast recovery are off: set DATABASE_DIRECT_URL past the pooler"
+    try:
+        async with await db.direct("doctor") as conn:
+            row = await (await conn.execute("select pg_backend_pid()")).fetchone()
+            direct = row is not None and not is_pooled(conn, row[0])
+    except TRANSIENT as error:
+        return [Finding("pooler", Level.FAIL, f"DATABASE_DIRECT_URL cannot be reached: {first_line(error)}", advice)]
+    words = {True: "direct", False: "through a pooler"}
+    fact = f"DATABASE_URL is {words[not db.pooled]}, DATABASE_DIRECT_URL is {words[direct]}"
+    return [_finding("pooler", direct, fact, advice)]
