@@ -30,7 +30,7 @@ from harness import yardstick
 from harness.loopback import Connection, until_closed
 from harness.zygote import Zygote
 
-from durable_agent.cli.processes import die_with_parent
+from durable_agent.cli.processes import dying_with
 from durable_agent.core.records import DEFAULT_TENANT, Dependency, RunSpec, StepKind, StepSpec
 from durable_agent.db import reads
 from durable_agent.db.doorbell import EVENTS, READY, Bell, Listener
@@ -149,7 +149,7 @@ class Bench:
         with (self.directory / "api.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "durable_agent", "api", "--port", str(API_PORT)],
-                env={**os.environ, **self.environment}, stdout=log, stderr=log, preexec_fn=die_with_parent,
+                env={**os.environ, **self.environment}, stdout=log, stderr=log, preexec_fn=dying_with(os.getpid()),
             )  # fmt: skip
             try:
                 run(_answering(API_PORT))
@@ -446,7 +446,7 @@ def _measure_api(bench: Bench, zygote: Zygote, wanted: set[str], repeat: int, fi
     alone = subprocess.Popen(
         [sys.executable, "-m", "durable_agent", "worker", "harness.tools"],
         env={**os.environ, **bench.environment, "PYTHONPATH": str(Path(__file__).parent), "MAX_CONCURRENT_TASKS": "50"},
-        preexec_fn=die_with_parent,
+        preexec_fn=dying_with(os.getpid()),
     )
     run(bench._fill([chain(1)] * 2000))
     bench.until("select count(*)::int from runs where status in ('pending', 'running')", 0)

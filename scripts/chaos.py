@@ -35,7 +35,7 @@ from harness.workload import mixed
 from harness.zygote import Zygote
 
 from durable_agent.cli.client import events
-from durable_agent.cli.processes import die_with_parent
+from durable_agent.cli.processes import dying_with
 from durable_agent.core.records import DEFAULT_TENANT
 from durable_agent.db.pool import Database
 from durable_agent.embedded import EmbeddedPostgres
@@ -124,7 +124,7 @@ def _api(environment: dict[str, str], directory: Path) -> Iterator[None]:
     with (directory / "api.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "durable_agent", "api", "--port", str(API_PORT)],
-            env={**os.environ, **environment}, stdout=log, stderr=log, preexec_fn=die_with_parent,
+            env={**os.environ, **environment}, stdout=log, stderr=log, preexec_fn=dying_with(os.getpid()),
         )  # fmt: skip
         try:
             yield

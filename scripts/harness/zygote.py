@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Loaded here so that no child has to.
-from durable_agent.cli.processes import die_with_parent, worker_process
+from durable_agent.cli.processes import dying_with, worker_process
 from durable_agent.settings import read_settings
 
 
@@ -29,7 +29,7 @@ class Zygote:
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "harness.zygote", *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=errors, env=env, start_new_session=True, preexec_fn=die_with_parent,
+                stderr=errors, env=env, start_new_session=True, preexec_fn=dying_with(os.getpid()),
             )  # fmt: skip
 
     def spawn(self, name: str) -> int:
@@ -51,10 +51,11 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         name = line.split()[1]
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            die_with_parent()
+            dying_with(parent)()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(2, 1)
             try:
