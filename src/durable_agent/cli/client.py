@@ -10,6 +10,13 @@ from typing import Any
 
 import httpx2
 import orjson
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from durable_agent.errors import CallerError, Conflict, DurableAgentError, NotFound, OutsideError
 
@@ -52,6 +59,16 @@ def call(url: str, method: str, path: str, **options: Any) -> Any:
     if answer.is_success:
         return orjson.loads(answer.content) if answer.content else None
     raise refusal(answer)
+
+
+def call_patiently(url: str, path: str) -> Any:
+    """Return the JSON answer of a GET; an API whose database is away is asked again for half a minute."""
+    for attempt in Retrying(
+        retry=retry_if_exception_type(OutsideError) & retry_if_not_exception_type(Unreachable),
+        stop=stop_after_delay(30.0), wait=wait_random_exponential(0.1, max=2.0), reraise=True,
+    ):  # fmt: skip
+        with attempt:
+            return call(url, "GET", path)
 
 
 def refusal(answer: httpx2.Response) -> DurableAgentError:

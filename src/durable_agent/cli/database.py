@@ -13,7 +13,7 @@ import orjson
 
 from durable_agent.api.hub import Hub, follow
 from durable_agent.api.views import run_view
-from durable_agent.cli.processes import require_schema
+from durable_agent.cli.processes import ended, require_schema
 from durable_agent.core.records import DEFAULT_TENANT
 from durable_agent.db import keys, reads
 from durable_agent.db.doorbell import EVENTS, Listener
@@ -79,9 +79,7 @@ async def run_events(url: str, direct_url: str, run_id: UUID, after: int) -> Asy
                 for event in page:
                     yield _plain(event)
         finally:
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            await ended(loops)
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import orjson
 import typer
 from rich.live import Live
 
-from durable_agent.cli.client import DEFAULT_URL, call, connected, events, refusal
+from durable_agent.cli.client import DEFAULT_URL, call, call_patiently, connected, events, refusal
 from durable_agent.cli.options import Data, DatabaseUrl, Json, RunId, Url, print_json, settings_for
 from durable_agent.cli.tree import RunTree, console, events_table, line_of, shown, table
 from durable_agent.core.states import RunStatus
@@ -85,7 +85,7 @@ def tail(
 
 def _follow(url: str, run_id: str, *, after: int = 0, as_json: bool = False) -> None:
     _draw(
-        lambda: call(url, "GET", f"/runs/{run_id}"), lambda: events(url, run_id, after=after),
+        lambda: call_patiently(url, f"/runs/{run_id}"), lambda: events(url, run_id, after=after),
         whole=after == 0, as_json=as_json,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import httpx2
 
 from durable_agent import migrate
-from durable_agent.cli.processes import DEMO, dying_with, until_registered
+from durable_agent.cli.processes import DEMO, dying_with, ended, until_registered
 from durable_agent.embedded import EmbeddedPostgres, default_data_dir
 from durable_agent.errors import DurableAgentError, InvalidRequest, OutsideError
 from durable_agent.settings import Settings
@@ -136,8 +136,7 @@ class Stack:
             await asyncio.wait([ready, self._hopeless], return_when=asyncio.FIRST_COMPLETED)
             await (self._hopeless if self._hopeless.done() else ready)
         finally:
-            ready.cancel()
-            await asyncio.gather(ready, return_exceptions=True)
+            await ended([ready])
             self._hopeless.cancel()
 
     async def _keep(self, child: Child) -> None:
@@ -175,10 +174,10 @@ class Stack:
 
     async def end(self) -> None:
         """Drain the workers, then end the API."""
-        await _cancelled(self._tasks[: 1 + len(self.workers)])  # PostgreSQL is kept until the last is done
+        await ended(self._tasks[: 1 + len(self.workers)])  # PostgreSQL is kept until the last is done
         await asyncio.gather(*(child.end(self.settings.drain_grace_s + KILL_AFTER_S) for child in self.workers))
         await self.api.end(KILL_AFTER_S)
-        await _cancelled(self._tasks)
+        await ended(self._tasks)
 
 
 def _hopeless(child: Child, code: int) -> DurableAgentError:
@@ -195,12 +194,6 @@ async def _until_answered(url: str) -> None:
                 if (await client.get("/readyz")).is_success:
                     return
             await asyncio.sleep(0.05)
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def ending(code: int) -> str:

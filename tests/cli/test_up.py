@@ -1,0 +1,147 @@
+"""`up` and `demo` as a user has them: real processes, real signals, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.cli.system import System, command, folder, started, until_gone
+from tests.support.postgres import bin_dir
+
+pytestmark = [
+    pytest.mark.skipif(bin_dir() is not None, reason="the embedded PostgreSQL is part of what is tested"),
+    pytest.mark.skipif(not Path("/proc").exists(), reason="processes are counted in /proc"),
+]
+
+SLOW = {
+    "steps": [{"name": "fetch_data", "input": {"delay_s": 2.0}}, {"name": "transform", "dependsOn": ["fetch_data"]}]
+}
+
+
+def start_run(system: System, run: object = SLOW) -> str:
+    """Start a run and return its id."""
+    answer = httpx2.post(f"{system.url}/runs", json=run, trust_env=False)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def completes(system: System, run: str) -> bool:
+    """Follow a run to its end and tell whether it completed."""
+    return command("tail", run, "--url", system.url).code == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_drains_everything_and_exits_0(signum: signal.Signals) -> None:
+    with folder() as data, started("up", data_dir=data) as system:
+        start_run(system)
+        system.until("worker_started", times=2)
+        assert len([line for line in system.pids().values() if "durable_agent worker" in line]) == 2
+        assert system.end(signum) == 0
+        assert system.pids() == {}
+        said = "\n".join(system.lines)
+        assert said.index("worker_stopped") < said.rindex("worker_stopped")
+        assert "Traceback" not in said
+
+
+def test_a_killed_supervisor_leaves_no_process() -> None:
+    with folder() as data, started("up", data_dir=data) as system:
+        start_run(system)
+        left = list(system.pids())
+        assert len(left) >= 6  # supervisor, API, two workers, PostgreSQL, its watchdog
+        assert system.end(signal.SIGKILL) == -signal.SIGKILL
+        until_gone(left)
+        assert system.pids() == {}
+
+
+def test_a_second_ctrl_c_does_not_wait_for_steps() -> None:
+    with folder() as data, started("up", data_dir=data) as system:
+        run = start_run(system, {"steps": [{"name": "fetch_data", "input": {"delay_s": 3600}}]})
+        events = f"{system.url}/runs/{run}/events"
+        with httpx2.stream("GET", events, headers={"Accept": "text/event-stream"}, trust_env=False) as stream:
+            assert next(line for line in stream.iter_lines() if "step.emitted" in line)
+        left = list(system.pids())
+        system.process.send_signal(signal.SIGINT)
+        system.until("draining")
+        assert system.end(signal.SIGINT) == 1
+        until_gone(left)
+
+
+def test_a_second_start_resumes_what_was_running() -> None:
+    with folder() as data:
+        with started("up", data_dir=data) as first:
+            run = start_run(first, {"steps": [{"name": "fetch_data", "input": {"delay_s": 1.5}}]})
+            left = list(first.pids())
+            first.end(signal.SIGKILL)
+            until_gone(left)
+        with started("up", data_dir=data) as second:
+            assert completes(second, run)
+            assert second.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("victim", ["worker", "api", "postgres"])
+def test_what_dies_is_started_again_and_the_run_completes(victim: str) -> None:
+    with folder() as data, started("up", data_dir=data) as system:
+        run = start_run(system)
+        match victim:
+            case "worker":
+                os.kill(min(p for p, line in system.pids().items() if "durable_agent worker" in line), signal.SIGKILL)
+                system.until("child_ended", "SIGKILL")
+                system.until("worker_started", times=3)
+            case "api":
+                os.kill(system.pid_of("durable_agent api"), signal.SIGKILL)
+                system.until("child_ended", "name=api")
+                system.until("listening", times=2)
+            case "postgres":
+                os.kill(system.pid_of("/postgres -D"), signal.SIGKILL)
+                system.until("postgres_restarted")
+        assert completes(system, run)
+        assert system.end(signal.SIGTERM) == 0
+        assert system.pids() == {}
+
+
+def test_a_start_that_can_never_succeed_ends_at_once_with_its_reason() -> None:
+    with folder() as data, started("up", "--import", "no.such.module", data_dir=data) as system:
+        assert system.process.wait(60) == 2
+        system.until("durable-agent: worker-", "cannot start", "'no.such.module'")
+        assert system.pids() == {}
+
+
+def test_a_data_directory_has_one_owner() -> None:
+    with folder() as data, started("up", data_dir=data) as first:
+        assert first.url
+        # Not by option: the helper would count the first one's PostgreSQL as the second's.
+        with started("up", DURABLE_AGENT_DATA_DIR=str(data)) as second:
+            assert second.process.wait(60) == 4
+            second.until("is in use by process", str(first.process.pid))
+        assert httpx2.get(f"{first.url}/readyz", trust_env=False).status_code == 200
+
+
+def test_doctor_and_tail_work_beside_a_running_system_and_without_one() -> None:
+    with folder() as data:
+        with started("up", data_dir=data) as system:
+            run = start_run(system, {"steps": [{"name": "noop"}]})
+            assert completes(system, run)
+            beside = command("doctor", "--data-dir", str(data), "--all", "--json")
+            assert system.end(signal.SIGTERM) == 0
+        alone = command("doctor", "--data-dir", str(data), "--all", "--json")
+        for answer in (beside, alone):
+            assert answer.code == 0, answer.err + answer.out
+            assert {finding["level"] for finding in json.loads(answer.out)} == {"ok"}
+        tail = command("tail", run, "--data-dir", str(data), "--json")
+        assert tail.code == 0, tail.err
+        assert json.loads(tail.out.splitlines()[-1])["type"] == "run.completed"
+
+
+def test_the_demo_kills_a_worker_and_its_run_completes() -> None:
+    with started("demo") as system:
+        assert system.process.wait(60) == 0
+        said = "\n".join(system.lines)
+        assert "kill -9 worker-" in said
+        assert "step.lease_lost" in said
+        assert "The run is completed" in said
+        assert system.pids() == {}
