@@ -23,7 +23,7 @@ EVERY = {(family, name): text for family in FAMILIES for name, text in load(fami
 NOT_BY_WORKERS = {
     "lease_steps": "makes the lease; guarded by the claim number seen",
     "enqueue_steps": "a new row",
-    "promote_due": "moves no step, only its place in the queue",
+    "look": "moves no step, only its place in the queue",
     "resolve_steps": "pending steps have no lease",
     "cancel_steps": "control: ends every lease of the run",
     "hold_steps": "control: touches no leased row",

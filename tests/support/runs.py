@@ -30,7 +30,7 @@ from durable_agent.core.records import (
 from durable_agent.db import reads
 from durable_agent.db.doorbell import Bell
 from durable_agent.db.pool import Database as Pools
-from durable_agent.engine.exchange import SESSIONS, Room, exchange
+from durable_agent.engine.exchange import SESSIONS, Room, exchange, look
 from durable_agent.engine.health import check_history
 from durable_agent.engine.reap import Upkeep
 from durable_agent.engine.submit import Submission, submit
@@ -78,9 +78,7 @@ class Hand:
     async def exchange(self, outcomes: Sequence[Outcome] = (), *, free: int = 10, solo: bool = True) -> Any:
         """Settle and claim; the turns are looked at first, as a second round would."""
         if free:
-            await exchange(self.pools, self.room, (), free=0, solo=solo)
-            async with self.pools.transaction() as conn:
-                await _look(conn, self.room)
+            await look(self.pools, self.room)
         return (await exchange(self.pools, self.room, outcomes, free=free, solo=solo)).answer
 
     async def claim(self, free: int = 10, *, solo: bool = True) -> list[Claim]:
@@ -98,12 +96,6 @@ class Hand:
     async def fail(self, claim: Claim, failure: FailureClass = FailureClass.TRANSIENT, **given: Any) -> Verdict:
         """Settle one failure."""
         return (await self.settle(Failed(claim.lease, failure, "Error", "it failed", **given)))[0]
-
-
-async def _look(conn: Any, room: Room) -> None:
-    from durable_agent.engine.exchange import QUEUE, _learn
-
-    await _learn(conn, room, await conn.execute(QUEUE.turns), ())
 
 
 def ok(claim: Claim, output: Any = None) -> Succeeded:
@@ -156,9 +148,9 @@ class Engine:
     async def reap(self) -> None:
         """Look once for what is lost or due."""
         async with self.pools.transaction() as conn:
-            found, _, _ = await self.upkeep._look(conn, suspect=True)
-            if found:
-                await self.upkeep.reap(conn, found)
+            seen = await self.upkeep._look(conn, suspect=True)
+            if seen.expired:
+                await self.upkeep.reap(conn, seen.expired)
 
     async def assert_sound(self) -> None:
         """Check that every run's rows are what its chained events, folded through the machines, say they are."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from durable_agent.core.port import Offer
 from durable_agent.core.records import Exchange, Outcome, Token, Verdict
-from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell, Listener
+from durable_agent.db.doorbell import CONTROL, EVENTS, READY, WINDOW_S, Bell, Listener
 from durable_agent.db.pool import TRANSIENT, Database, first_line
-from durable_agent.engine.exchange import SESSIONS, Room, exchange
+from durable_agent.engine.exchange import SESSIONS, Room, exchange, look
 from durable_agent.errors import DatabaseUnavailable, LostRace
 from durable_agent.telemetry import Counters
 
@@ -26,11 +27,16 @@ class PostgresBackend:
     async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
         """See `core.port.Backend.exchange`."""
         try:
+            if free > 0 and not self._room.turns and not await look(self._db, self._room) and not outcomes:
+                return NOTHING
             done = await exchange(self._db, self._room, outcomes, free=free, solo=solo)
         except (*TRANSIENT, LostRace) as error:
             raise DatabaseUnavailable(f"nothing was settled or claimed: {first_line(error)}") from error
-        if done.events:
+        if done.events and outcomes:
             self._bell.ring(EVENTS)
+        elif done.events:
+            # A claim alone is no hurry: the bell is kept free for the result that may follow at once.
+            asyncio.get_running_loop().call_later(WINDOW_S, self._bell.ring, EVENTS)
         if done.ready_left:
             self._bell.ring(READY)
         self._counters.fenced += sum(v is Verdict.LOST for v in done.answer.verdicts)
@@ -51,4 +57,5 @@ class PostgresBackend:
         return frozenset(_HINTS[channel] for channel in hinted if channel in _HINTS)
 
 
+NOTHING = Exchange((), (), (), more=False)
 _HINTS = {READY: "ready", CONTROL: "control"}

@@ -50,7 +50,7 @@ async def _locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[H
     except IllegalTransition as error:
         verb = error.event.removeprefix("run.")
         raise Conflict(
-            f"run {run_id} is {error.state}: it cannot be {verb}", run_id=str(run_id), status=error.state
+            f"run {run_id} is {error.state}: it cannot be {verb}", run_id=str(run_id), run_status=error.state
         ) from error
     except TRANSIENT as error:
         raise DatabaseUnavailable(f"run {run_id} was not changed: {first_line(error)}; try again") from error

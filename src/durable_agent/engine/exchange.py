@@ -55,6 +55,13 @@ class Done:
     events: bool
 
 
+async def look(db: Database, room: Room) -> bool:
+    """Learn whose turn it is; tell whether there is work for this worker. One statement, no transaction."""
+    async with db.transaction() as conn:
+        await _learn(conn, room, await conn.execute(QUEUE.turns), ())
+    return bool(room.turns)
+
+
 async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
     """Settle the outcomes and claim up to `free` steps. See `core.port.Backend.exchange`."""
     slots = max(free, 0)

@@ -110,7 +110,7 @@ class Heart:
 
     def _beat(self, conn: psycopg.Connection[Any], direct: bool) -> None:
         offer, sent_s = self._offer, time.monotonic()
-        conn.execute(
+        rows = conn.execute(
             SESSIONS.beat,
             {
                 "session": offer.session, "worker": offer.worker, "state": self.state, "ttl_s": self._ttl_s,
@@ -118,8 +118,7 @@ class Heart:
                 "loop_lag_ms": int(self.lag_s * 1000), "queues": list(offer.queues), "offers": list(offer.tools),
                 "host": offer.host, "os_pid": offer.os_pid, "version": offer.version,
             },
-        )  # fmt: skip
-        rows = conn.execute(SESSIONS.owned, {"session": offer.session}).fetchall()
+        ).fetchall()  # fmt: skip
         self.beats += 1
         beat = Beat(sent_s, frozenset(Token(row[0]) for row in rows))
         self._in_loop(lambda: self._tell(beat))

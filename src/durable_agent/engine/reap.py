@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import psycopg
 
@@ -18,7 +19,7 @@ from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
 from durable_agent.engine.exchange import SESSIONS, cancel_failed
-from durable_agent.engine.journal import QUEUE, Journal, check, read_now
+from durable_agent.engine.journal import Journal, check, read_now
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Lost, Settlement, Step, conclude, read
 from durable_agent.telemetry import Counters, logger
@@ -30,10 +31,21 @@ QUIET_S = 5.0
 # A process that just started may itself be part of a restart of everything.
 START_QUIET_S = 1.0
 SWEEP_S = 30.0
+IDLE_TICK_S = 1.0
 # Weeks are made a month ahead and dropped a week at a time: an hour more or less does not matter.
 PARTITIONS_S = 3600.0
 
 RETENTION = load("retention")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one look found: how many retries fell due, leases to take, whether any lease exists, when to look again."""
+
+    promoted: int
+    expired: list[Lost]
+    leased: bool
+    next_due_s: float | None
 
 
 @dataclass(slots=True)
@@ -82,8 +94,9 @@ class Upkeep:
             if self.db.pooled:
                 self._quiet_until = now_s + QUIET_S
             suspect = self.suspicion and now_s >= self._quiet_until
-            found, due, next_due = await self._look(conn, suspect)
-            if due:
+            seen = await self._look(conn, suspect)
+            found, next_due = seen.expired, seen.next_due_s
+            if seen.promoted:
                 self.bell.ring(READY)
             if found:
                 await self.reap(conn, found)
@@ -93,28 +106,24 @@ class Upkeep:
             if now_s >= self._partitions_at:
                 self._partitions_at = now_s + PARTITIONS_S * (0.75 + random.random() / 2)
                 await self.keep_partitions(conn)
-        wait_s = self.tick_s * (0.9 + random.random() / 5)
+        # With nothing leased anywhere nobody can be missed, so the look may be rarer.
+        wait_s = (self.tick_s if seen.leased else max(self.tick_s, IDLE_TICK_S)) * (0.9 + random.random() / 5)
         return wait_s if next_due is None else max(0.005, min(wait_s, next_due + 0.002))
 
-    async def _look(self, conn: Connection, suspect: bool) -> tuple[list[Lost], int, float | None]:
-        async with conn.pipeline() as pipeline:
-            suspected = None
-            if suspect:
-                suspected = await conn.execute(SESSIONS.suspect, {"grace_s": self.suspicion_s})
-            due = await conn.execute(QUEUE.promote_due)
-            expired = await conn.execute(SESSIONS.expired)
-            next_due = await conn.execute(SESSIONS.next_due)
-            await pipeline.sync()
-            if suspected is not None:
-                for (worker,) in await suspected.fetchall():
-                    log.info("worker_suspected", worker=worker, lease_shortened_to_s=self.suspicion_s)
-            rows = await expired.fetchall()
-            row = await next_due.fetchone()
+    async def _look(self, conn: Connection, suspect: bool) -> Seen:
+        cursor = await conn.execute(SESSIONS.look, {"suspect": suspect, "grace_s": self.suspicion_s})
+        row = await cursor.fetchone()
+        if row is None:
+            return Seen(0, [], False, None)
+        suspected, promoted, expired, leased, next_due_s = row
+        for worker in suspected or ():
+            log.info("worker_suspected", worker=worker, lease_shortened_to_s=self.suspicion_s)
+            next_due_s = self.suspicion_s
         found = [
-            Lost(Lease(Tenant(tenant), RunId(run), no, claim_no, Token(token)), why, worker)
-            for tenant, run, no, claim_no, token, why, worker in rows
+            Lost(Lease(Tenant(tenant), RunId(UUID(run)), no, claim_no, Token(UUID(token))), why, worker)
+            for tenant, run, no, claim_no, token, why, worker in expired or ()
         ]
-        return found, due.rowcount, row[0] if row else None
+        return Seen(promoted, found, leased, next_due_s)
 
     async def reap(self, conn: Connection, found: Sequence[Lost]) -> int:
         """Give back the leases that are still nobody's, in one transaction; singly when one of them is a bad row."""

@@ -1,6 +1,7 @@
 """The demo's tools: they fetch and transform nothing real, as slowly and as unreliably as their input asks.
 
-`delay_s` makes a step take its time; `failure_rate` (from 0 to 1) makes that share of attempts fail in passing.
+`delay_s` makes a step take its time; `failure_rate` (from 0 to 1) makes that share of attempts fail in passing, and
+so does `simulateFailure`.
 """
 
 from __future__ import annotations
@@ -8,23 +9,36 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections.abc import Mapping
 from typing import Any
 
-from durable_agent.errors import RetryableError
+from durable_agent.core.events import dumps
+from durable_agent.errors import FatalError, RetryableError
 from durable_agent.flow.context import Context
 from durable_agent.flow.registry import tool
 
 
-async def _simulate(ctx: Context, given: dict[str, Any]) -> None:
-    delay_s = float(given.get("delay_s", given.get("delayS", 0.0)))
-    rate = float(given.get("failure_rate", given.get("failureRate", 0.0)))
-    if given.get("simulateFailure") and not rate:
+async def _simulate(ctx: Context, given: Mapping[str, Any]) -> None:
+    delay_s = _number(given, "delay_s", "delayS")
+    rate = _number(given, "failure_rate", "failureRate", "simulateFailure")
+    if given.get("simulateFailure") is True:
         rate = 0.4
     if delay_s > 0:
         await ctx.progress(0.0, "started")
         await asyncio.sleep(delay_s)
     if random.random() < rate:
         raise RetryableError(f"simulated transient failure ({rate:.0%} of attempts)")
+
+
+def _number(given: Mapping[str, Any], *names: str) -> float:
+    """Return the first of the inputs that is given, else 0. Raises FatalError for what is no number."""
+    for name in names:
+        if name in given:
+            try:
+                return float(given[name])
+            except (TypeError, ValueError):
+                raise FatalError(f"{name} must be a number, not {given[name]!r}") from None
+    return 0.0
 
 
 @tool("fetch_data", effect="safe")
@@ -48,11 +62,9 @@ async def transform(ctx: Context, **simulated: Any) -> dict[str, Any]:
 async def llm_call(ctx: Context, prompt: str = "", **simulated: Any) -> dict[str, Any]:
     """Return a text that depends on the prompt and the parents alone: the offline stand-in for a model."""
     await _simulate(ctx, simulated)
-    known = "; ".join(f"{name}: {output}" for name, output in sorted(ctx.parents.items()))
-    return {
-        "model": "offline",
-        "text": f"{prompt or ctx.goal or 'Nothing was asked'}. What is known: {known or 'nothing'}.",
-    }
+    known = "; ".join(f"{name}: {dumps(output).decode()}" for name, output in sorted(ctx.parents.items()))
+    asked = prompt or ctx.goal or "Nothing was asked"
+    return {"model": "offline", "text": f"{asked}. What is known: {known or 'nothing'}."}
 
 
 @tool("echo", effect="safe")

@@ -93,16 +93,6 @@ set status = x.status, output = x.output, error = x.error, claim_no = x.claim_no
 from released x
 where s.tenant = x.tenant and s.run_id = x.run_id and s.no = x.no and s.status = 'queued';
 
--- name: promote_due
--- Makes scheduled steps whose time has come ready; no transition, only their place in the queue.
--- Index: queue_scheduled. Locks: the queue rows, skipping what is locked.
-update queue q set state = 'ready', due_at = null
-where (q.tenant, q.run_id, q.no) in (
-  select c.tenant, c.run_id, c.no from queue c
-  where c.state = 'scheduled' and c.due_at <= engine_now()
-  order by c.due_at limit 1000 for no key update skip locked
-) and q.state = 'scheduled';
-
 -- name: work
 -- What an attempt needs beyond its lease: the step's specification and its run's input.
 -- Index: steps_pk, runs_pk. Locks nothing.
@@ -120,11 +110,6 @@ join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
 cross join lateral unnest(s.parents) k(no)
 join steps p on p.tenant = d.tenant and p.run_id = d.run_id and p.no = k.no
 where p.status = 'succeeded';
-
--- name: owned
--- The tokens a session still owns: what is missing from the worker's own list is lost or cancelled.
--- Index: queue_leased. Locks nothing.
-select q.token from queue q where q.session = %(session)s and q.state = 'leased';
 
 -- name: routes_of
 -- The ids of routes by what they stand for. Index: routes_unique.

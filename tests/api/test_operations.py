@@ -1,0 +1,73 @@
+"""What operators look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from durable_agent.settings import Settings
+from tests.support.postgres import Database
+from tests.support.server import Api, serving
+
+
+@pytest.fixture
+async def api(settings: Settings) -> Any:
+    async with serving(settings) as made:
+        yield made
+
+
+async def test_ready_means_the_schema_is_ours(api: Api, database: Database) -> None:
+    assert (await api.http.get("/readyz")).status_code == 200
+    database.execute("update alembic_version set version_num = '9999'")
+    answer = await api.http.get("/readyz")
+    assert (answer.status_code, answer.json()["schema"]) == (503, "9999")
+    assert (await api.http.get("/livez")).status_code == 200
+
+
+async def test_health_says_what_is_stuck(api: Api) -> None:
+    assert (await api.http.get("/healthz")).json()["status"] == "ok"
+    await api.start({"name": "a", "tool": "noop"})
+    answer = (await api.http.get("/healthz")).json()
+    assert answer["status"] == "stuck"
+    assert "no worker is alive" in answer["stuck"][0]
+
+
+async def test_metrics_are_prometheus(api: Api, settings: Settings) -> None:
+    await api.start({"name": "a", "tool": "noop"})
+    text = (await api.http.get("/metrics")).text
+    assert 'durable_agent_queue_steps{state="ready"} 1.0' in text
+    for name in (
+        "oldest_ready_seconds",
+        "leases_lost_total",
+        "fenced_writes_total",
+        "event_loop_lag_seconds",
+        "listener_up",
+    ):
+        assert f"durable_agent_{name} " in text
+
+
+async def test_the_openapi_document_is_whole(api: Api) -> None:
+    document = (await api.http.get("/openapi.json")).json()
+    for path in (
+        "/runs", "/runs/batch", "/runs/{run_id}", "/runs/{run_id}/events", "/runs/{run_id}/export", "/runs/{run_id}/explain",
+        "/runs/{run_id}/cancel", "/runs/{run_id}/pause", "/runs/{run_id}/resume", "/dead-letters", "/dead-letters/redrive",
+        "/workers", "/keys", "/keys/{key_id}", "/healthz", "/livez", "/readyz", "/metrics",
+    ):  # fmt: skip
+        assert path in document["paths"], path
+    for model in ("RunRequest", "StepRequest", "Problem"):
+        Draft202012Validator.check_schema(document["components"]["schemas"][model])
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert "503" in operation["responses"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nowhere", 404), ("PATCH", "/runs", 405), ("GET", "/runs?limit=0", 422)]
+)
+async def test_every_error_is_a_problem_document(api: Api, method: str, path: str, status: int) -> None:
+    answer = await api.http.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
