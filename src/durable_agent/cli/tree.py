@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -158,7 +157,7 @@ def table(*columns: str) -> Table:
 def console() -> Console:
     """Return the terminal; `NO_COLOR` is honoured, a pipe gets plain text, and no text is taken for markup."""
     out = Console(highlight=False, markup=False, emoji=False)
-    if not out.is_terminal and "COLUMNS" not in os.environ:
+    if not out.is_terminal:
         out.width = PIPE_WIDTH
     return out
 
