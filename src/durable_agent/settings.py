@@ -49,11 +49,13 @@ class Settings(BaseSettings):
     queues: Names = Field(("default",), description="The queues a worker serves, separated by commas.")
 
     lease_ttl_s: float = Field(30.0, description="How long a lease lives without a heartbeat; seconds.", ge=1, le=3600)
-    beat_s: float = Field(5.0, description="How often a worker's heart beats; seconds.", gt=0, le=600)
+    beat_s: float = Field(6.0, description="How often a worker's heart beats; seconds.", gt=0, le=600)
     tick_s: float = Field(
         0.6, description="How often a process looks for lost leases and due retries; seconds.", gt=0, le=60
     )
-    poll_s: float = Field(5.0, description="How often a worker looks for work unhinted; seconds.", gt=0, le=60)
+    poll_s: float = Field(
+        30.0, description="How often a worker asks for work unhinted, besides the tick's look; seconds.", gt=0, le=60
+    )
     drain_grace_s: float = Field(
         25.0, description="How long steps may go on after SIGTERM before they are given back; seconds.", ge=0
     )

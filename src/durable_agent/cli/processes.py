@@ -129,7 +129,7 @@ async def _work(settings: Settings, db: Database, registry: Registry, offer: Off
     worker.beat_now = heart.now
     upkeep = Upkeep(
         db, bell, settings.lease_ttl_s, settings.tick_s, settings.suspicion, settings.suspicion_s,
-        settings.retention_days, counters,
+        settings.retention_days, counters, worker.ready,
     )  # fmt: skip
     on_signals(stop.set)
     async with asyncio.TaskGroup() as group:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -30,8 +30,7 @@ log = logger("reap")
 QUIET_S = 5.0
 # A process that just started may itself be part of a restart of everything.
 START_QUIET_S = 1.0
-SWEEP_S = 30.0
-IDLE_TICK_S = 1.0
+SWEEP_S = 60.0
 # Weeks are made a month ahead and dropped a week at a time: an hour more or less does not matter.
 PARTITIONS_S = 3600.0
 
@@ -40,11 +39,11 @@ RETENTION = load("retention")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one look found: how many retries fell due, leases to take, whether any lease exists, when to look again."""
+    """What one look found: how many retries fell due, leases to take, whether work is ready, when to look again."""
 
     promoted: int
     expired: list[Lost]
-    leased: bool
+    ready: bool
     next_due_s: float | None
 
 
@@ -60,6 +59,7 @@ class Upkeep:
     suspicion_s: float = 0.3
     retention_days: int = 30
     counters: Counters = field(default_factory=Counters)
+    on_ready: Callable[[], None] | None = None
     _quiet_until: float = 0.0
     _sweep_at: float = 0.0
     _partitions_at: float = 0.0
@@ -98,6 +98,8 @@ class Upkeep:
             found, next_due = seen.expired, seen.next_due_s
             if seen.promoted:
                 self.bell.ring(READY)
+            if seen.ready and self.on_ready is not None:
+                self.on_ready()
             if found:
                 await self.reap(conn, found)
             if now_s >= self._sweep_at:
@@ -106,8 +108,7 @@ class Upkeep:
             if now_s >= self._partitions_at:
                 self._partitions_at = now_s + PARTITIONS_S * (0.75 + random.random() / 2)
                 await self.keep_partitions(conn)
-        # With nothing leased anywhere nobody can be missed, so the look may be rarer.
-        wait_s = (self.tick_s if seen.leased else max(self.tick_s, IDLE_TICK_S)) * (0.9 + random.random() / 5)
+        wait_s = self.tick_s * (0.95 + random.random() / 10)
         return wait_s if next_due is None else max(0.005, min(wait_s, next_due + 0.002))
 
     async def _look(self, conn: Connection, suspect: bool) -> Seen:
@@ -115,7 +116,7 @@ class Upkeep:
         row = await cursor.fetchone()
         if row is None:
             return Seen(0, [], False, None)
-        suspected, promoted, expired, leased, next_due_s = row
+        suspected, promoted, expired, ready, next_due_s = row
         for worker in suspected or ():
             log.info("worker_suspected", worker=worker, lease_shortened_to_s=self.suspicion_s)
             next_due_s = self.suspicion_s
@@ -123,7 +124,7 @@ class Upkeep:
             Lost(Lease(Tenant(tenant), RunId(UUID(run)), no, claim_no, Token(UUID(token))), why, worker)
             for tenant, run, no, claim_no, token, why, worker in expired or ()
         ]
-        return Seen(promoted, found, leased, next_due_s)
+        return Seen(promoted, found, ready, next_due_s)
 
     async def reap(self, conn: Connection, found: Sequence[Lost]) -> int:
         """Give back the leases that are still nobody's, in one transaction; singly when one of them is a bad row."""

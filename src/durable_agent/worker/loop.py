@@ -120,12 +120,16 @@ class Worker:
             self._look = True
         self._wake.clear()
 
+    def ready(self) -> None:
+        """Take note that there is ready work somewhere: a look may find some of it."""
+        self._look = True
+        self._wake.set()
+
     async def _follow_hints(self) -> None:
         while True:
             hints = await self.backend.wait(3600.0)
             if "ready" in hints:
-                self._look = True
-                self._wake.set()
+                self.ready()
             if "control" in hints and self.running:
                 asked_s = time.monotonic()
                 try:

@@ -1,0 +1,365 @@
+-- The schema as the migrations make it: a reading copy, written by scripts/schema.py. Weekly partitions are left out.
+
+CREATE FUNCTION drop_ended_partitions(before timestamp with time zone) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+    declare
+      child text;
+      week timestamptz;
+      busy boolean;
+      dropped int := 0;
+    begin
+      perform pg_advisory_xact_lock(hashtext('durable_agent.partitions'));
+      for child in
+        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'runs'::regclass and c.relname like 'runs\_w%' order by c.relname
+      loop
+        week := to_timestamp(right(child, 8), 'YYYYMMDD')::timestamp at time zone 'utc';
+        continue when week + interval '7 days' > before;
+        execute format('select exists (select from %I where finished_at is null or finished_at >= %L)', child, before)
+          into busy;
+        continue when busy;
+        delete from dead_letters d
+        where d.run_id >= uuid_floor(week) and d.run_id < uuid_floor(week + interval '7 days');
+        execute format('drop table %I, %I, %I', 'events_' || right(child, 9), 'steps_' || right(child, 9), child);
+        dropped := dropped + 1;
+      end loop;
+      delete from idempotency_keys k where k.created_at < before;
+      return dropped;
+    end
+    $$;
+CREATE FUNCTION engine_now() RETURNS timestamp with time zone
+    LANGUAGE sql
+    AS $$ select clock_timestamp() $$;
+COMMENT ON FUNCTION engine_now() IS 'The only clock of the engine (R5); tests replace it to move time.';
+CREATE FUNCTION ensure_partitions(first timestamp with time zone, last timestamp with time zone) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+    declare
+      parent text;
+      week timestamptz;
+      child text;
+      made int := 0;
+    begin
+      perform pg_advisory_xact_lock(hashtext('durable_agent.partitions'));
+      week := date_trunc('week', first at time zone 'utc') at time zone 'utc';
+      while week <= last loop
+        foreach parent in array array['runs', 'steps', 'events'] loop
+          child := parent || '_w' || to_char(week at time zone 'utc', 'YYYYMMDD');
+          if to_regclass(child) is null then
+            execute format('create table %I (like %I including defaults including constraints)', child, parent);
+            if parent = 'steps' then
+              execute format('alter table %I set (fillfactor = 55)', child);
+            elsif parent = 'runs' then
+              execute format('alter table %I set (fillfactor = 50)', child);
+            end if;
+            execute format('alter table %I attach partition %I for values from (%L) to (%L)', parent, child,
+                           uuid_floor(week), uuid_floor(week + interval '7 days'));
+            made := made + 1;
+          end if;
+        end loop;
+        week := week + interval '7 days';
+      end loop;
+      return made;
+    end
+    $$;
+CREATE FUNCTION uuid_floor(at timestamp with time zone) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
+    AS $$
+      select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+    $$;
+CREATE TABLE api_keys (
+    tenant integer NOT NULL,
+    id text NOT NULL,
+    name text NOT NULL,
+    digest bytea NOT NULL,
+    scopes text[] NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    last_used_at timestamp with time zone
+);
+CREATE TABLE dead_letters (
+    tenant integer NOT NULL,
+    run_id uuid NOT NULL,
+    no integer NOT NULL,
+    name text NOT NULL,
+    tool text NOT NULL,
+    reason text NOT NULL,
+    failure text NOT NULL,
+    message text NOT NULL,
+    at timestamp with time zone NOT NULL,
+    CONSTRAINT dead_letters_reason CHECK ((reason = ANY (ARRAY['attempts_exhausted'::text, 'non_retryable'::text, 'poisoned'::text, 'condition_error'::text, 'payload_rejected'::text])))
+);
+CREATE TABLE events (
+    tenant integer NOT NULL,
+    run_id uuid NOT NULL,
+    seq integer NOT NULL,
+    step_no integer,
+    at timestamp with time zone NOT NULL,
+    type text NOT NULL,
+    hash bytea NOT NULL,
+    data json NOT NULL,
+    detail json,
+    CONSTRAINT events_seq CHECK ((seq > 0))
+)
+PARTITION BY RANGE (run_id);
+CREATE TABLE events_default (
+    tenant integer CONSTRAINT events_tenant_not_null NOT NULL,
+    run_id uuid CONSTRAINT events_run_id_not_null NOT NULL,
+    seq integer CONSTRAINT events_seq_not_null NOT NULL,
+    step_no integer,
+    at timestamp with time zone CONSTRAINT events_at_not_null NOT NULL,
+    type text CONSTRAINT events_type_not_null NOT NULL,
+    hash bytea CONSTRAINT events_hash_not_null NOT NULL,
+    data json CONSTRAINT events_data_not_null NOT NULL,
+    detail json,
+    CONSTRAINT events_seq CHECK ((seq > 0))
+);
+CREATE TABLE idempotency_keys (
+    tenant integer NOT NULL,
+    key text NOT NULL,
+    digest bytea NOT NULL,
+    run_id uuid NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT idempotency_keys_length CHECK (((length(key) >= 1) AND (length(key) <= 255)))
+);
+CREATE TABLE queue (
+    tenant integer NOT NULL,
+    run_id uuid NOT NULL,
+    no integer NOT NULL,
+    route integer NOT NULL,
+    ord bigint NOT NULL,
+    state text NOT NULL,
+    claim_no integer NOT NULL,
+    failures integer NOT NULL,
+    crashes integer NOT NULL,
+    max_crashes integer NOT NULL,
+    deadline_s real NOT NULL,
+    due_at timestamp with time zone,
+    token uuid,
+    last_token uuid,
+    session uuid,
+    claimed_at timestamp with time zone,
+    deadline_at timestamp with time zone,
+    queued_at timestamp with time zone NOT NULL,
+    CONSTRAINT queue_claims CHECK (((state <> 'leased'::text) OR (claim_no > 0))),
+    CONSTRAINT queue_leased CHECK (((state = 'leased'::text) = (token IS NOT NULL))),
+    CONSTRAINT queue_owner CHECK (((state = 'leased'::text) = ((session IS NOT NULL) AND (deadline_at IS NOT NULL)))),
+    CONSTRAINT queue_scheduled CHECK (((state <> 'scheduled'::text) OR (due_at IS NOT NULL))),
+    CONSTRAINT queue_state CHECK ((state = ANY (ARRAY['ready'::text, 'scheduled'::text, 'held'::text, 'leased'::text])))
+)
+WITH (fillfactor='60', autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='20000');
+CREATE TABLE routes (
+    tenant integer NOT NULL,
+    route integer NOT NULL,
+    queue text NOT NULL,
+    lane text NOT NULL,
+    tool text NOT NULL
+);
+ALTER TABLE routes ALTER COLUMN route ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME routes_route_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE runs (
+    tenant integer NOT NULL,
+    id uuid NOT NULL,
+    status text NOT NULL,
+    steps_total integer NOT NULL,
+    steps_left integer NOT NULL,
+    last_seq integer NOT NULL,
+    chain bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    lane text NOT NULL,
+    graph text,
+    goal text,
+    error json,
+    input json,
+    metadata json,
+    CONSTRAINT runs_completed CHECK (((status <> 'completed'::text) OR (steps_left = 0))),
+    CONSTRAINT runs_final CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT runs_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text, 'waiting'::text, 'waiting_for_approval'::text, 'waiting_for_input'::text, 'paused'::text, 'compensating'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
+    CONSTRAINT runs_steps_left CHECK (((steps_left >= 0) AND (steps_left <= steps_total)))
+)
+PARTITION BY RANGE (id);
+CREATE TABLE runs_default (
+    tenant integer CONSTRAINT runs_tenant_not_null NOT NULL,
+    id uuid CONSTRAINT runs_id_not_null NOT NULL,
+    status text CONSTRAINT runs_status_not_null NOT NULL,
+    steps_total integer CONSTRAINT runs_steps_total_not_null NOT NULL,
+    steps_left integer CONSTRAINT runs_steps_left_not_null NOT NULL,
+    last_seq integer CONSTRAINT runs_last_seq_not_null NOT NULL,
+    chain bytea CONSTRAINT runs_chain_not_null NOT NULL,
+    created_at timestamp with time zone CONSTRAINT runs_created_at_not_null NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    lane text CONSTRAINT runs_lane_not_null NOT NULL,
+    graph text,
+    goal text,
+    error json,
+    input json,
+    metadata json,
+    CONSTRAINT runs_completed CHECK (((status <> 'completed'::text) OR (steps_left = 0))),
+    CONSTRAINT runs_final CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT runs_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text, 'waiting'::text, 'waiting_for_approval'::text, 'waiting_for_input'::text, 'paused'::text, 'compensating'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
+    CONSTRAINT runs_steps_left CHECK (((steps_left >= 0) AND (steps_left <= steps_total)))
+);
+CREATE TABLE steps (
+    tenant integer NOT NULL,
+    run_id uuid NOT NULL,
+    no integer NOT NULL,
+    status text NOT NULL,
+    deps_left integer NOT NULL,
+    taken integer DEFAULT 0 NOT NULL,
+    claim_no integer DEFAULT 0 NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    crashes integer DEFAULT 0 NOT NULL,
+    max_attempts integer NOT NULL,
+    max_crashes integer NOT NULL,
+    route integer NOT NULL,
+    ord bigint NOT NULL,
+    timeout_s real,
+    deadline_s real NOT NULL,
+    done_token uuid,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    name text NOT NULL,
+    kind text NOT NULL,
+    tool text NOT NULL,
+    worker text,
+    condition text,
+    parents integer[] NOT NULL,
+    children integer[] NOT NULL,
+    edge_conditions json,
+    retry json NOT NULL,
+    input json,
+    output json,
+    error json,
+    CONSTRAINT steps_deps_left CHECK (((deps_left >= 0) AND (deps_left <= cardinality(parents)))),
+    CONSTRAINT steps_finished CHECK (((status = ANY (ARRAY['succeeded'::text, 'dead_letter'::text, 'skipped'::text, 'cancelled'::text, 'compensated'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT steps_promoted CHECK (((status = ANY (ARRAY['pending'::text, 'cancelled'::text])) OR (deps_left = 0))),
+    CONSTRAINT steps_status CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'waiting'::text, 'succeeded'::text, 'dead_letter'::text, 'skipped'::text, 'cancelled'::text, 'compensated'::text]))),
+    CONSTRAINT steps_taken CHECK (((taken >= 0) AND (taken <= (cardinality(parents) - deps_left)))),
+    CONSTRAINT steps_winner CHECK (((status <> 'succeeded'::text) OR ((done_token IS NOT NULL) AND (claim_no > 0))))
+)
+PARTITION BY RANGE (run_id);
+CREATE TABLE steps_default (
+    tenant integer CONSTRAINT steps_tenant_not_null NOT NULL,
+    run_id uuid CONSTRAINT steps_run_id_not_null NOT NULL,
+    no integer CONSTRAINT steps_no_not_null NOT NULL,
+    status text CONSTRAINT steps_status_not_null NOT NULL,
+    deps_left integer CONSTRAINT steps_deps_left_not_null NOT NULL,
+    taken integer DEFAULT 0 CONSTRAINT steps_taken_not_null NOT NULL,
+    claim_no integer DEFAULT 0 CONSTRAINT steps_claim_no_not_null NOT NULL,
+    failures integer DEFAULT 0 CONSTRAINT steps_failures_not_null NOT NULL,
+    crashes integer DEFAULT 0 CONSTRAINT steps_crashes_not_null NOT NULL,
+    max_attempts integer CONSTRAINT steps_max_attempts_not_null NOT NULL,
+    max_crashes integer CONSTRAINT steps_max_crashes_not_null NOT NULL,
+    route integer CONSTRAINT steps_route_not_null NOT NULL,
+    ord bigint CONSTRAINT steps_ord_not_null NOT NULL,
+    timeout_s real,
+    deadline_s real CONSTRAINT steps_deadline_s_not_null NOT NULL,
+    done_token uuid,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
+    name text CONSTRAINT steps_name_not_null NOT NULL,
+    kind text CONSTRAINT steps_kind_not_null NOT NULL,
+    tool text CONSTRAINT steps_tool_not_null NOT NULL,
+    worker text,
+    condition text,
+    parents integer[] CONSTRAINT steps_parents_not_null NOT NULL,
+    children integer[] CONSTRAINT steps_children_not_null NOT NULL,
+    edge_conditions json,
+    retry json CONSTRAINT steps_retry_not_null NOT NULL,
+    input json,
+    output json,
+    error json,
+    CONSTRAINT steps_deps_left CHECK (((deps_left >= 0) AND (deps_left <= cardinality(parents)))),
+    CONSTRAINT steps_finished CHECK (((status = ANY (ARRAY['succeeded'::text, 'dead_letter'::text, 'skipped'::text, 'cancelled'::text, 'compensated'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT steps_promoted CHECK (((status = ANY (ARRAY['pending'::text, 'cancelled'::text])) OR (deps_left = 0))),
+    CONSTRAINT steps_status CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'waiting'::text, 'succeeded'::text, 'dead_letter'::text, 'skipped'::text, 'cancelled'::text, 'compensated'::text]))),
+    CONSTRAINT steps_taken CHECK (((taken >= 0) AND (taken <= (cardinality(parents) - deps_left)))),
+    CONSTRAINT steps_winner CHECK (((status <> 'succeeded'::text) OR ((done_token IS NOT NULL) AND (claim_no > 0))))
+);
+CREATE TABLE tenants (
+    tenant integer NOT NULL,
+    name text NOT NULL,
+    secret bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT engine_now() NOT NULL,
+    CONSTRAINT tenants_positive CHECK ((tenant > 0))
+);
+CREATE TABLE workers (
+    tenant integer DEFAULT 0 NOT NULL,
+    session uuid NOT NULL,
+    worker text NOT NULL,
+    state text NOT NULL,
+    lease_until timestamp with time zone NOT NULL,
+    beat_at timestamp with time zone NOT NULL,
+    suspected_at timestamp with time zone,
+    backend_pid integer,
+    backend_start timestamp with time zone,
+    started_at timestamp with time zone NOT NULL,
+    stopped_at timestamp with time zone,
+    running integer NOT NULL,
+    concurrency integer NOT NULL,
+    loop_lag_ms integer DEFAULT 0 NOT NULL,
+    queues text[] NOT NULL,
+    offers text[] NOT NULL,
+    host text NOT NULL,
+    os_pid integer NOT NULL,
+    version text NOT NULL,
+    CONSTRAINT workers_load CHECK (((running >= 0) AND (concurrency > 0))),
+    CONSTRAINT workers_state CHECK ((state = ANY (ARRAY['active'::text, 'draining'::text, 'stopped'::text, 'lost'::text])))
+)
+WITH (fillfactor='50');
+ALTER TABLE ONLY events ATTACH PARTITION events_default DEFAULT;
+ALTER TABLE ONLY runs ATTACH PARTITION runs_default DEFAULT;
+ALTER TABLE ONLY steps ATTACH PARTITION steps_default DEFAULT;
+ALTER TABLE ONLY api_keys
+    ADD CONSTRAINT api_keys_id_unique UNIQUE (id);
+ALTER TABLE ONLY api_keys
+    ADD CONSTRAINT api_keys_pk PRIMARY KEY (tenant, id);
+ALTER TABLE ONLY dead_letters
+    ADD CONSTRAINT dead_letters_pk PRIMARY KEY (tenant, run_id, no);
+ALTER TABLE ONLY events
+    ADD CONSTRAINT events_pk PRIMARY KEY (tenant, run_id, seq);
+ALTER TABLE ONLY events_default
+    ADD CONSTRAINT events_default_pkey PRIMARY KEY (tenant, run_id, seq);
+ALTER TABLE ONLY idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pk PRIMARY KEY (tenant, key);
+ALTER TABLE ONLY queue
+    ADD CONSTRAINT queue_pk PRIMARY KEY (tenant, run_id, no);
+ALTER TABLE ONLY routes
+    ADD CONSTRAINT routes_pk PRIMARY KEY (tenant, route);
+ALTER TABLE ONLY routes
+    ADD CONSTRAINT routes_unique UNIQUE (tenant, queue, lane, tool);
+ALTER TABLE ONLY runs
+    ADD CONSTRAINT runs_pk PRIMARY KEY (tenant, id);
+ALTER TABLE ONLY runs_default
+    ADD CONSTRAINT runs_default_pkey PRIMARY KEY (tenant, id);
+ALTER TABLE ONLY steps
+    ADD CONSTRAINT steps_pk PRIMARY KEY (tenant, run_id, no);
+ALTER TABLE ONLY steps_default
+    ADD CONSTRAINT steps_default_pkey PRIMARY KEY (tenant, run_id, no);
+ALTER TABLE ONLY tenants
+    ADD CONSTRAINT tenants_name_unique UNIQUE (name);
+ALTER TABLE ONLY tenants
+    ADD CONSTRAINT tenants_pk PRIMARY KEY (tenant);
+ALTER TABLE ONLY workers
+    ADD CONSTRAINT workers_pk PRIMARY KEY (tenant, session);
+CREATE INDEX idempotency_keys_age ON idempotency_keys USING btree (created_at);
+CREATE INDEX queue_leased ON queue USING btree (session) WHERE (state = 'leased'::text);
+CREATE INDEX queue_ready ON queue USING btree (tenant, route, ord) WHERE (state = 'ready'::text);
+CREATE INDEX queue_scheduled ON queue USING btree (due_at) WHERE (state = 'scheduled'::text);
+CREATE INDEX runs_open ON ONLY runs USING btree (tenant, id) WHERE (finished_at IS NULL);
+CREATE INDEX runs_default_tenant_id_idx ON runs_default USING btree (tenant, id) WHERE (finished_at IS NULL);
+ALTER INDEX events_pk ATTACH PARTITION events_default_pkey;
+ALTER INDEX runs_pk ATTACH PARTITION runs_default_pkey;
+ALTER INDEX runs_open ATTACH PARTITION runs_default_tenant_id_idx;
+ALTER INDEX steps_pk ATTACH PARTITION steps_default_pkey;
