@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from durable_agent import embedded
+from durable_agent import embedded, hosting
 from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.errors import EmbeddedPostgresError
 from tests.support.postgres import bin_dir
@@ -273,7 +273,7 @@ def test_a_relative_directory_means_where_the_owner_stands(directory: Path, monk
 
 
 def test_a_network_file_system_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = embedded._filesystem(directory)
+    kind = hosting.filesystem(directory)
     assert kind
     monkeypatch.setattr(embedded, "_NETWORK_FILESYSTEMS", {kind})
     with pytest.raises(EmbeddedPostgresError, match=f"{directory} is on {kind}"):

@@ -14,7 +14,6 @@ import fcntl
 import importlib.metadata
 import importlib.util
 import os
-import pwd
 import secrets
 import shlex
 import shutil
@@ -33,6 +32,7 @@ import psycopg
 from psycopg import sql
 
 from durable_agent.errors import EmbeddedPostgresError
+from durable_agent.hosting import blocker, filesystem, make_folder, process_of, unprivileged_user
 
 ROLE: Final = "durable_agent"
 START_TIMEOUT_S: Final = 60
@@ -107,13 +107,13 @@ class EmbeddedPostgres:
         self._guard = threading.RLock()
         self._lock: IO[str] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
-        self._user = _unprivileged() if os.geteuid() == 0 else None
+        self._user = unprivileged_user() if os.geteuid() == 0 else None
 
     @property
     def pid(self) -> int | None:
         """The server's process id, or None when it does not run: a number alone may be a stranger's by now."""
         pid = self._noted_pid()
-        return pid if pid is not None and f"postgres -D {self.cluster} " in _process(pid)[1] else None
+        return pid if pid is not None and f"postgres -D {self.cluster} " in process_of(pid)[1] else None
 
     @property
     def urls(self) -> ServerUrls:
@@ -205,12 +205,12 @@ class EmbeddedPostgres:
 
     def _take(self) -> None:
         """Become the owner, or wait for the watchdog of a dead one to be done."""
-        _make_folder(self.data_dir, for_others=self._user is not None)
-        kind = _filesystem(self.data_dir)
+        make_folder(self.data_dir, for_others=self._user is not None)
+        kind = filesystem(self.data_dir)
         if kind in _NETWORK_FILESYSTEMS:
             raise EmbeddedPostgresError(f"{self.data_dir} is on {kind}, not on a local disk: choose another --data-dir")
-        if self._user is not None and (blocker := _blocker(self.data_dir, self._user)):
-            raise EmbeddedPostgresError(f"user {self._user.pw_name} cannot enter {blocker}: choose another --data-dir")
+        if self._user is not None and (closed := blocker(self.data_dir, self._user)):
+            raise EmbeddedPostgresError(f"user {self._user.pw_name} cannot enter {closed}: choose another --data-dir")
         lock = (self.data_dir / "owner.lock").open("a+")
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
@@ -220,13 +220,13 @@ class EmbeddedPostgres:
             except OSError:
                 lock.seek(0)
                 pid, _, born = lock.read().strip().partition(" ")
-                if (pid.isdigit() and _process(int(pid))[0] == born) or time.monotonic() > deadline_s:
+                if (pid.isdigit() and process_of(int(pid))[0] == born) or time.monotonic() > deadline_s:
                     lock.close()
                     message = f"{self.data_dir} is in use by process {pid}; stop it, or choose another --data-dir"
                     raise EmbeddedPostgresError(message) from None
                 time.sleep(0.02)
         lock.truncate(0)
-        lock.write(f"{os.getpid()} {_process(os.getpid())[0]}")
+        lock.write(f"{os.getpid()} {process_of(os.getpid())[0]}")
         lock.flush()
         self._lock = lock
 
@@ -243,7 +243,7 @@ class EmbeddedPostgres:
         if spec is None or not spec.submodule_search_locations:
             raise EmbeddedPostgresError("embedded PostgreSQL is not installed: pip install 'durable-agent[embedded]'")
         package = Path(next(iter(spec.submodule_search_locations)))
-        if self._user is None or _blocker(package / "pginstall18" / "bin", self._user) is None:
+        if self._user is None or blocker(package / "pginstall18" / "bin", self._user) is None:
             return package / "pginstall18" / "bin"
         return self._copied(package) / package.name / "pginstall18" / "bin"
 
@@ -389,50 +389,3 @@ def default_data_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/durable-agent")
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "durable-agent"
-
-
-def _process(pid: int) -> tuple[str, str]:
-    """Return when a process began, as the system tells it, and its command; both are empty if it is no more."""
-    if Path("/proc/self").exists():
-        with contextlib.suppress(OSError):
-            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
-            return ("", "") if state == "Z" else (fields[18], command)
-        return "", ""
-    said = subprocess.run(["ps", "-o", "lstart=,command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return said.stdout[:24], said.stdout[24:].strip()
-
-
-def _unprivileged() -> pwd.struct_passwd:
-    """Return the user the server runs as when we are root, which PostgreSQL refuses to be."""
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise EmbeddedPostgresError("PostgreSQL refuses to run as root, and there is no user postgres or nobody")
-
-
-def _make_folder(path: Path, *, for_others: bool) -> None:
-    """Make a folder and its missing parents; others may pass through those we made, and only those."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o711 if for_others else 0o700)
-
-
-def _blocker(path: Path, user: pwd.struct_passwd) -> Path | None:
-    """Return the first folder on the way that the user may not enter."""
-    resolved = path.resolve()
-    for folder in (*reversed(resolved.parents), resolved):
-        status = folder.stat()
-        shift = 6 if status.st_uid == user.pw_uid else 3 if status.st_gid == user.pw_gid else 0
-        if not (status.st_mode >> shift) & 1:
-            return folder
-    return None
-
-
-def _filesystem(path: Path) -> str:
-    """Return the type of the file system a path lies on; empty where the system does not tell."""
-    mounts = Path("/proc/mounts")
-    rows = [line.split() for line in mounts.read_text().splitlines()] if mounts.exists() else []
-    over = [(len(row[1]), order, row[2]) for order, row in enumerate(rows) if path.is_relative_to(row[1])]
-    return max(over)[2] if over else ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import psycopg
+
 from durable_agent.core.port import Offer
-from durable_agent.core.records import Exchange, Outcome, Token, Verdict
+from durable_agent.core.records import Exchange, Failed, FailureClass, Outcome, Token, Verdict
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, WINDOW_S, Bell, Listener
 from durable_agent.db.pool import TRANSIENT, Database, first_line
-from durable_agent.engine.exchange import SESSIONS, Room, exchange, look
+from durable_agent.engine.exchange import SESSIONS, Done, Room, exchange, look
 from durable_agent.errors import DatabaseUnavailable, LostRace
 from durable_agent.telemetry import Counters
 
@@ -29,7 +31,7 @@ class PostgresBackend:
         try:
             if free > 0 and not self._room.turns and not await look(self._db, self._room) and not outcomes:
                 return NOTHING
-            done = await exchange(self._db, self._room, outcomes, free=free, solo=solo)
+            done = await self._exchange(outcomes, free=free, solo=solo)
         except (*TRANSIENT, LostRace) as error:
             raise DatabaseUnavailable(f"nothing was settled or claimed: {first_line(error)}") from error
         if done.events and outcomes:
@@ -41,6 +43,21 @@ class PostgresBackend:
             self._bell.ring(READY)
         self._counters.fenced += sum(v is Verdict.LOST for v in done.answer.verdicts)
         return done.answer
+
+    async def _exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
+        """Exchange; when PostgreSQL refuses a value, settle one by one, and fail the step whose value it was."""
+        try:
+            return await exchange(self._db, self._room, outcomes, free=free, solo=solo)
+        except TRANSIENT:
+            raise
+        except psycopg.Error as error:
+            if not outcomes:
+                raise
+            if len(outcomes) == 1:
+                return await exchange(self._db, self._room, [refused(outcomes[0], error)], free=0, solo=solo)
+        done = [await self._exchange([outcome], free=0, solo=solo) for outcome in outcomes]
+        verdicts = tuple(verdict for one in done for verdict in one.answer.verdicts)
+        return Done(Exchange(verdicts, (), (), more=True), ready_left=True, events=True)
 
     async def owned(self) -> frozenset[Token]:
         """See `core.port.Backend.owned`."""
@@ -55,6 +72,12 @@ class PostgresBackend:
         """See `core.port.Backend.wait`."""
         hinted = await self._listener.wait(timeout_s)
         return frozenset(_HINTS[channel] for channel in hinted if channel in _HINTS)
+
+
+def refused(outcome: Outcome, error: psycopg.Error) -> Outcome:
+    """Return the failure that an outcome becomes whose values PostgreSQL refuses: final, for they will not change."""
+    message = f"the result cannot be stored: {first_line(error)}".replace("\x00", "")
+    return Failed(outcome.lease, FailureClass.INVALID_INPUT, type(error).__name__, message)
 
 
 NOTHING = Exchange((), (), (), more=False)
