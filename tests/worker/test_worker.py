@@ -1,0 +1,94 @@
+"""A worker on a real database: it drains, it survives outages, its heart beats whatever its handlers do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+import structlog
+
+from durable_agent import tool
+from durable_agent.settings import Settings
+from tests.support.postgres import Database
+from tests.support.runs import Engine, run_of, step
+from tests.support.server import working
+
+
+async def until(database: Database, query: str, wanted: Any) -> None:
+    """Return when the query gives what is wanted; the test's time limit ends it otherwise."""
+    while await asyncio.to_thread(database.execute, query) != [(wanted,)]:  # noqa: ASYNC110  # another process makes it true
+        await asyncio.sleep(0.02)
+
+
+def status(run: object) -> str:
+    return f"select status from runs where id = '{run}'"
+
+
+async def test_a_drained_worker_gives_its_steps_back_uncharged(
+    engine: Engine, settings: Settings, database: Database
+) -> None:
+    run = await engine.submit(run_of(step("a", tool="forever")))
+    async with working(settings):
+        await until(database, "select count(*)::int from queue where state = 'leased'", 1)
+    a = (await engine.run(run))["steps"]["a"]
+    assert (a["status"], a["failures"], a["crashes"]) == ("ready", 0, 0)
+    assert database.execute("select state from workers") == [("stopped",)]
+
+
+async def test_a_worker_goes_on_when_every_connection_of_its_was_cut(
+    engine: Engine, settings: Settings, database: Database
+) -> None:
+    names = [f"s{n}" for n in range(30)]
+    run = await engine.submit(
+        run_of(*(step(n, *([names[i - 1]] if i else []), tool="tell") for i, n in enumerate(names)))
+    )
+    async with working(settings):
+        for done in (3, 10, 20):
+            await until(
+                database,
+                f"select count(*)::int >= {done} from steps where run_id = '{run}' and status = 'succeeded'",
+                True,
+            )
+            database.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and pid <> pg_backend_pid()"
+            )
+        await until(database, status(run), "completed")
+    assert (await engine.events(run)).count(("step.succeeded", "s29")) == 1
+
+
+async def test_the_heart_beats_while_a_handler_blocks_the_loop_and_names_it(
+    engine: Engine, settings: Settings, database: Database
+) -> None:
+    run = await engine.submit(run_of(step("the blocker", tool="block", input={"for_s": 2.5})))
+    with structlog.testing.capture_logs() as logs:
+        async with working(settings, ["tests.worker.test_worker", "tests.support.tools"], lease_ttl_s=1.0, beat_s=0.2):
+            await until(database, status(run), "completed")
+    assert ("step.lease_lost", "the blocker") not in await engine.events(run)
+    blocked = [line for line in logs if line["event"] == "event_loop_blocked"]
+    assert blocked
+    assert "the blocker" in blocked[0]["by"]
+
+
+async def test_a_retry_waits_for_its_time_and_then_runs(engine: Engine, settings: Settings, database: Database) -> None:
+    run = await engine.submit(run_of(step("a", tool="flaky", input={"how": "limited", "times": 2})))
+    async with working(settings):
+        await until(database, status(run), "completed")
+    assert (await engine.run(run))["steps"]["a"]["output"] == 3
+
+
+@pytest.mark.parametrize("name", ["add", "alone"])
+async def test_threads_and_child_processes_serve_steps_too(
+    engine: Engine, settings: Settings, database: Database, name: str
+) -> None:
+    run = await engine.submit(run_of(step("a", tool=name, input={"a": 1} if name == "add" else {})))
+    async with working(settings):
+        await until(database, status(run), "completed")
+
+
+@tool("block")
+async def block(for_s: float) -> None:
+    """Hold the event loop up, as no handler should."""
+    time.sleep(for_s)  # noqa: ASYNC251  # the mistake under test
