@@ -364,12 +364,16 @@ def idle(bench: Bench, seconds: float = 20.0) -> float:
         bench.query("select pg_stat_force_next_flush()")
         return int(bench.query("select xact_commit from pg_stat_database where datname = 'durable_agent'")[0][0])
 
+    def rate() -> float:
+        before = commits()
+        time.sleep(seconds)
+        return (commits() - before) / seconds
+
+    own = rate()
     with bench.workers(zygote, 1):
         bench.until("select count(*)::int from workers where state = 'active'", 1)
         time.sleep(3)
-        before = commits()
-        time.sleep(seconds)
-        return max(0.0, (commits() - before - 3) / seconds)
+        return max(0.0, rate() - own)
 
 
 def rss_mb(pid: int) -> float:

@@ -11,6 +11,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from durable_agent.db.pool import ENGINE_SETTINGS
 from durable_agent.db.sql import load, parse
 from durable_agent.engine.journal import JOURNAL, QUEUE
 from tests.support.postgres import Database
@@ -85,9 +86,7 @@ def _plan(conn: psycopg.Connection[Any], text: str, params: dict[str, Any]) -> s
 def pinned(database: Database) -> Any:
     """A connection with the engine's plan settings."""
     with psycopg.connect(database.url, autocommit=True) as conn:
-        for name in ("hashjoin", "mergejoin", "seqscan", "bitmapscan"):
-            conn.execute(f"set enable_{name} = off".encode())
-        conn.execute("set plan_cache_mode = force_generic_plan")
+        conn.execute(ENGINE_SETTINGS)
         yield conn
 
 
@@ -98,6 +97,16 @@ async def test_the_pick_reads_the_ready_index_in_claim_order(engine: Engine, pin
     assert "queue_ready" in plan
     assert "Sort" not in plan
     assert "Seq Scan" not in plan
+
+
+def test_plans_made_while_the_queue_was_empty_are_the_same(pinned: Any) -> None:
+    pinned.execute("vacuum analyze")
+    pick = _plan(pinned, QUEUE.pick, {"tenant": 1, "routes": "{1}", "limits": "{5}", "froms": "{0}", "solo": True})
+    turns = _plan(pinned, QUEUE.turns, {})
+    for plan in (pick, turns):
+        assert "queue_ready" in plan
+        assert "queue_pk" not in plan
+        assert "Sort" not in plan
 
 
 KEYS = {"tenants": "{1}", "runs": "{01890000-0000-7000-8000-000000000000}", "nos": "{0}"}

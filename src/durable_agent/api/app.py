@@ -26,6 +26,7 @@ from durable_agent.engine.reap import Upkeep
 from durable_agent.engine.submit import Submitter
 from durable_agent.errors import Forbidden, InvalidRequest
 from durable_agent.settings import Settings
+from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters
 
 ASGI = Callable[..., Awaitable[None]]
@@ -50,8 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(run, name=name) for name, run in _loops(settings, state).items()]
                 yield
-                for task in tasks:
-                    task.cancel()
+                await ended(tasks)
 
     app = FastAPI(
         title="durable-agent", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,

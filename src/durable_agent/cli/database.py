@@ -13,7 +13,7 @@ import orjson
 
 from durable_agent.api.hub import Hub, follow
 from durable_agent.api.views import run_view
-from durable_agent.cli.processes import ended, require_schema
+from durable_agent.cli.processes import require_schema
 from durable_agent.core.records import DEFAULT_TENANT
 from durable_agent.db import keys, reads
 from durable_agent.db.doorbell import EVENTS, Listener
@@ -21,6 +21,7 @@ from durable_agent.db.pool import Connection, Database
 from durable_agent.embedded import EmbeddedPostgres, default_data_dir
 from durable_agent.errors import InvalidRequest, NotFound
 from durable_agent.settings import Settings
+from durable_agent.tasks import ended
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from durable_agent.engine.reap import Upkeep
 from durable_agent.errors import InvalidRequest, SchemaMismatch
 from durable_agent.flow.registry import Registry
 from durable_agent.settings import Settings
+from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters, configure_logging, logger
 from durable_agent.worker.loop import Worker
 
@@ -147,19 +148,6 @@ async def _work(settings: Settings, db: Database, registry: Registry, offer: Off
         await heart.stop()
         await ended(loops)
     log.info("worker_stopped", worker=offer.worker, settled=counters.settled)
-
-
-async def ended(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks and return when they have ended.
-
-    Once is not enough: `asyncio.wait_for`, which the pool waits with, swallows a cancel that comes as it succeeds
-    (until Python 3.12).
-    """
-    left = {task for task in tasks if not task.done()}
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=0.2)
 
 
 def on_signals(call: Callable[[], object]) -> None:

@@ -39,6 +39,11 @@ def digest(payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
+def inputs_digest(run_input: Any, step_inputs: Sequence[Any]) -> str:
+    """Return the SHA-256 over a run's input and its steps' inputs in order: what `run.created` carries."""
+    return digest(dumps([run_input, list(step_inputs)]))
+
+
 def genesis(run_id: UUID) -> bytes:
     """Return the hash that stands before a run's first event (32 bytes)."""
     return hashlib.sha256(run_id.bytes).digest()

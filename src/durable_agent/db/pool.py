@@ -26,10 +26,12 @@ Connection = AsyncConnection[Any]
 # Errors after which the same work may be tried again on a new connection.
 TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InternalError, PoolTimeout, OSError)
 
-_ENGINE_SETTINGS: LiteralString = (
+# An empty table makes all indexes look alike, and a plan made then is kept: so no plan may sort what an index has in order.
+ENGINE_SETTINGS: LiteralString = (
     "select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_hashjoin', 'off', false),"
     " set_config('enable_mergejoin', 'off', false), set_config('enable_seqscan', 'off', false),"
-    " set_config('enable_bitmapscan', 'off', false), set_config('jit', 'off', false)"
+    " set_config('enable_bitmapscan', 'off', false), set_config('enable_sort', 'off', false),"
+    " set_config('enable_incremental_sort', 'off', false), set_config('jit', 'off', false)"
 )
 _TIMEOUTS: LiteralString = (
     "select set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
@@ -98,7 +100,7 @@ class Database:
     async def _configure_engine(self, conn: Connection) -> None:
         await self._configure(conn)
         if not self.pooled:
-            await conn.execute(_ENGINE_SETTINGS)
+            await conn.execute(ENGINE_SETTINGS)
 
     async def _configure(self, conn: Connection) -> None:
         row = await (await conn.execute("select pg_backend_pid()")).fetchone()

@@ -157,9 +157,9 @@ def _done(
     room: Room, journal: Journal, settlement: Settlement, promotion: Promotion, claims: list[Claim],
     picked: Sequence[Picked], shares: dict[Tenant, list[Share]],
 ) -> Done:  # fmt: skip
-    asked = sum(s.limit for tenant in shares.values() for s in tenant)
-    # Work is left when a turn was seen that no share was asked for, or a share came back full.
-    more = bool(room.turns) and (not shares or len(picked) >= min(asked, 1))
+    asked = {(tenant, s.route) for tenant, own in shares.items() for s in own}
+    # Work is left when a turn was seen that was not asked for (what was remembered is old), or what was asked for came.
+    more = bool(room.turns) and (bool(picked) or any((t.tenant, t.route) not in asked for t in room.turns))
     left = bool(promotion.left) or any(row[5] == "ready" for row in journal.requeued.rows)
     answer = Exchange(tuple(settlement.verdicts), tuple(claims), room.turns, more)
     return Done(answer, ready_left=left, events=journal.last_events > 0)

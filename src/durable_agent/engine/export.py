@@ -10,7 +10,7 @@ from uuid import UUID
 
 import orjson
 
-from durable_agent.core.events import ChainBroken, StoredEvent, digest, dumps, fold, verify
+from durable_agent.core.events import ChainBroken, StoredEvent, digest, dumps, fold, inputs_digest, verify
 from durable_agent.core.graph import Graph
 from durable_agent.core.records import Tenant
 from durable_agent.db import reads
@@ -120,7 +120,7 @@ def _stored_events(documents: Iterable[dict[str, Any]]) -> Iterator[StoredEvent]
 def row_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
     """Return where a run's rows are not what its events, folded through the machines, say they are."""
     folded = fold([s["parents"] for s in steps], ((e.seq, e.type, e.step_no, orjson.loads(e.data)) for e in events))
-    faults = [*folded.faults, *_graph_faults(steps, events)]
+    faults = [*folded.faults, *_graph_faults(steps, events), *_input_faults(run, steps, events)]
     if folded.status is None or folded.status.value != run["status"]:
         faults.append(f"the run is {run['status']}, its events say {folded.status}")
     if folded.steps_left != run["steps_left"]:
@@ -138,6 +138,14 @@ def row_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[St
         if step["status"] == "succeeded" and outputs.get(step["no"]) != digest(dumps(step["output"])):
             faults.append(f"step {step['name']!r}: its output is not the one that was recorded")
     return faults
+
+
+def _input_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
+    """Return whether the inputs are no longer those that were submitted."""
+    told = orjson.loads(events[0].data).get("inputs_sha256") if events else None
+    if told == inputs_digest(run["input"], [step["input"] for step in steps]):
+        return []
+    return ["an input of the run or of one of its steps is not the one that was submitted"]
 
 
 def _graph_faults(steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:

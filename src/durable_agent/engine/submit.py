@@ -14,7 +14,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from durable_agent.core.events import dumps, genesis
+from durable_agent.core.events import dumps, genesis, inputs_digest
 from durable_agent.core.graph import Graph, plan
 from durable_agent.core.promotion import decide_roots
 from durable_agent.core.records import RunId, RunSpec, StepSpec, Tenant
@@ -216,7 +216,8 @@ class Writer:
         )
         self._journal.append(
             head, RunEvent.CREATED, None, {"goal": spec.goal} if spec.goal else None,
-            steps=len(spec.steps), graph_sha256=graph.digest(), **({"lane": spec.lane} if spec.lane else {}),
+            steps=len(spec.steps), graph_sha256=graph.digest(),
+            inputs_sha256=inputs_digest(spec.input, [step.input for step in spec.steps]), **({"lane": spec.lane} if spec.lane else {}),
         )  # fmt: skip
         roots = decide_roots(spec.steps, graph, spec.input)
         created_us = (one.run_id.int >> 80) * 1000

@@ -17,6 +17,7 @@ from durable_agent.core.port import Backend
 from durable_agent.core.records import Claim, Emitted, Failed, Outcome, Released, Token, Verdict
 from durable_agent.errors import DatabaseUnavailable, LeaseLost
 from durable_agent.flow.registry import Registry
+from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters, logger
 from durable_agent.worker.attempt import run_attempt
 
@@ -66,7 +67,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             hints = group.create_task(self._follow_hints(), name="hints")
             await self._pump(group)
-            hints.cancel()
+            await ended([hints])
 
     def drain(self) -> None:
         """Stop claiming; what runs may finish within the grace, the rest is given back (R12)."""
