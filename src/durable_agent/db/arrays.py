@@ -6,35 +6,31 @@ tenth of that, and the statement's cast (`::int[]`, `::uuid[]`, …) says what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
 
 def literal(column: Sequence[Any]) -> str:
     """Return a column of int, float, bool, str, UUID, bytes or None as the text of a PostgreSQL array."""
-    if None in column:
-        return "{" + ",".join(["null" if value is None else _writer(value)(value) for value in column]) + "}"
-    return "{" + ",".join(map(_writer(column[0]), column)) + "}" if column else "{}"
+    kind = next((type(value) for value in column if value is not None), None)
+    if kind is UUID:
+        texts = ["null" if value is None else f"{value.int:032x}" for value in column]
+    elif kind is bytes:
+        texts = ["null" if value is None else '"\\\\x' + value.hex() + '"' for value in column]
+    elif kind is not None and issubclass(kind, str):
+        texts = ["null" if value is None else '"' + _escaped(value) + '"' for value in column]
+    else:
+        texts = ["null" if value is None else repr(value) for value in column]
+    return "{" + ",".join(texts) + "}"
 
 
-def _writer(value: Any) -> Callable[[Any], str]:
-    """Return what writes values of this one's type; a column has one type."""
-    if isinstance(value, str):
-        return _text
-    return _WRITERS.get(type(value), repr)
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _text(value: str) -> str:
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-_WRITERS: dict[type, Callable[[Any], str]] = {
-    UUID: lambda value: f"{value.int:032x}",
-    bytes: lambda value: '"\\\\x' + value.hex() + '"',
-}
-
-
-def literals(columns: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, str]:
-    """Return rows as parameters: each column's name with its literal."""
-    return dict(zip(columns, map(literal, zip(*rows, strict=True)), strict=True))
+def literals(columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, str | None]:
+    """Return rows as parameters: each column's name with its literal, and `all`, the limit that is none (see queue.sql)."""
+    arrays: dict[str, str | None] = dict(zip(columns, map(literal, zip(*rows, strict=True)), strict=True))
+    arrays["all"] = None
+    return arrays

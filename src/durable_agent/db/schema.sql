@@ -63,6 +63,28 @@ CREATE FUNCTION ensure_partitions(first timestamp with time zone, last timestamp
       return made;
     end
     $$;
+CREATE FUNCTION reset_one_empty_partition() RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+    declare
+      child text;
+      used boolean;
+    begin
+      for child in
+        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent in ('runs'::regclass, 'steps'::regclass, 'events'::regclass)
+          and c.relpages = 0 and c.reltuples = 0 and pg_relation_size(c.oid) = 0
+        order by c.relname
+      loop
+        execute format('lock table %I in access exclusive mode', child);
+        execute format('select exists (select from %I)', child) into used;
+        continue when used;
+        execute format('truncate %I', child);
+        return true;
+      end loop;
+      return false;
+    end
+    $$;
 CREATE FUNCTION uuid_floor(at timestamp with time zone) RETURNS uuid
     LANGUAGE sql IMMUTABLE
     AS $$

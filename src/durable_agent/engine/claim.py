@@ -6,17 +6,15 @@ fresh random token (R4) and the next claim number, which is never reset (R3).
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-from uuid import UUID, uuid4
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from durable_agent.core.records import Claim, Lease, RunId, StepKind, Tenant, Token
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
 from durable_agent.core.turns import Share
-from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
 from durable_agent.engine.journal import QUEUE, Head, Journal
 from durable_agent.telemetry import logger
@@ -26,14 +24,55 @@ log = logger("claim")
 CLAIMABLE = frozenset({RunStatus.PENDING, RunStatus.RUNNING})
 
 
-@dataclass(frozen=True, slots=True)
-class Picked:
-    """A ready step whose queue row and run this transaction holds."""
+class Step(NamedTuple):
+    """A leased step: what its settlement needs to know, under its run's lock or as it was when it was leased.
+
+    The counters and the token belong to the live lease; `retry` is the policy's JSON.
+    """
+
+    tenant: int
+    run_id: UUID
+    no: int
+    name: str
+    tool: str
+    children: list[int]
+    max_attempts: int
+    max_crashes: int
+    retry: str
+    failures: int
+    crashes: int
+    claim_no: int | None
+    token: UUID | None
+    last_token: UUID | None = None
+    done_token: UUID | None = None
+
+    @property
+    def run(self) -> tuple[int, UUID]:
+        """The key of the step's run."""
+        return self.tenant, self.run_id
+
+    def owned_by(self, lease: Lease) -> bool:
+        """Whether the lease is the live one (R3, R4, R6: expiry alone takes nothing away)."""
+        return self.claim_no == lease.claim_no and self.token == lease.token
+
+    def knows(self, lease: Lease) -> bool:
+        """Whether this very lease was settled before (R8)."""
+        return lease.token in (self.done_token, self.last_token)
+
+
+class Leased(NamedTuple):
+    """A claim, with what the session remembers of it until it is settled."""
+
+    claim: Claim
+    step: Step
+
+
+class Picked(NamedTuple):
+    """A ready step whose queue row and run this transaction holds, as `pick` returns it."""
 
     tenant: Tenant
     run_id: RunId
     no: int
-    route: int
     claim_no: int
     failures: int
     crashes: int
@@ -43,20 +82,23 @@ class Picked:
     chain: bytes
     steps_total: int
     steps_left: int
+    run_input: Any
+    goal: str | None
+    name: str
+    kind: str
+    tool: str
+    input: Any
+    timeout_s: float | None
+    deadline_s: float
+    children: list[int]
+    max_attempts: int
+    retry: str
+    outputs: dict[str, Any] | None
 
     @property
     def last_chance(self) -> bool:
         """Whether one more lost lease seals the step: such a step runs beside no other such one."""
         return self.crashes > 0 and self.crashes >= self.max_crashes - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """A lease made in this transaction, with the counters its attempt is told."""
-
-    lease: Lease
-    failures: int
-    crashes: int
 
 
 async def pick(conn: Connection, tenant: Tenant, shares: Sequence[Share], *, solo: bool) -> Any:
@@ -73,38 +115,55 @@ async def pick(conn: Connection, tenant: Tenant, shares: Sequence[Share], *, sol
     )
 
 
-def lease_picked(journal: Journal, picked: Sequence[Picked], *, limit: int, worker: str) -> list[Leased]:
+def lease_picked(
+    journal: Journal, picked: Sequence[Picked], *, limit: int, worker: str, secrets: Mapping[Tenant, bytes]
+) -> list[Leased]:
     """Lease up to `limit` of the picked steps in the journal; the rest stay ready and are let go at the commit."""
     leased: list[Leased] = []
     chanced = False
+    tokens = fresh_tokens(max(0, min(limit, len(picked))))
     for row in picked:
         if len(leased) == limit:
             break
         if row.last_chance and chanced:
             continue
-        head = journal.heads.setdefault(
-            (row.tenant, row.run_id),
-            Head(
+        head = journal.heads.get((row.tenant, row.run_id))
+        if head is None:
+            head = journal.heads[row.tenant, row.run_id] = Head(
                 row.tenant, row.run_id, RunStatus(row.status), row.steps_total, row.steps_left, row.last_seq,
                 row.chain, seen=row.last_seq,
-            ),
-        )  # fmt: skip
+            )  # fmt: skip
         if head.status not in CLAIMABLE:
             if row.status == head.status.value:
                 log.error("claim_refused", run=str(row.run_id), step=row.no, status=row.status, hint="run doctor")
             continue
         chanced = chanced or row.last_chance
-        leased.append(_lease(journal, head, row, worker))
+        leased.append(_lease(journal, head, row, worker, next(tokens), secrets[row.tenant]))
     return leased
 
 
-def _lease(journal: Journal, head: Head, row: Picked, worker: str) -> Leased:
+def _lease(journal: Journal, head: Head, row: Picked, worker: str, token: Token, secret: bytes) -> Leased:
     if head.status is RunStatus.PENDING:
         journal.move(head, RunEvent.STARTED)
-    lease = Lease(row.tenant, row.run_id, row.no, row.claim_no + 1, Token(uuid4()))
+    lease = Lease(row.tenant, row.run_id, row.no, row.claim_no + 1, token)
     note_claim(journal, head, lease, attempt=row.failures + 1, worker=worker)
     journal.leased.add(row.tenant, row.run_id, row.no, lease.claim_no, lease.token)
-    return Leased(lease, row.failures, row.crashes)
+    return leased_from(lease, row, row.run_input, row.goal, row.outputs or {}, secret)
+
+
+def leased_from(
+    lease: Lease, row: Any, run_input: Any, goal: str | None, parents: dict[str, Any], secret: bytes
+) -> Leased:
+    """Return the claim of a lease and what is remembered of it; `row` has the step's specification and counters."""
+    claim = Claim(
+        lease, row.name, _KINDS[row.kind], row.tool, row.input, run_input, goal, parents, row.failures + 1, row.crashes,
+        row.timeout_s, row.deadline_s, idempotency_key(secret, lease),
+    )  # fmt: skip
+    step = Step(
+        lease.tenant, lease.run_id, lease.step_no, row.name, row.tool, row.children, row.max_attempts, row.max_crashes,
+        row.retry, row.failures, row.crashes, lease.claim_no, lease.token,
+    )  # fmt: skip
+    return Leased(claim, step)
 
 
 def note_claim(journal: Journal, head: Head, lease: Lease, *, attempt: int, worker: str) -> None:
@@ -112,41 +171,15 @@ def note_claim(journal: Journal, head: Head, lease: Lease, *, attempt: int, work
     journal.append(head, StepEvent.CLAIMED, lease.step_no, claim_no=lease.claim_no, attempt=attempt, worker=worker)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkReads:
-    """The cursors over what attempts need, to be fetched after the sync."""
-
-    work: Any
-    outputs: Any
-
-
-async def read_work(conn: Connection, leased: Sequence[Leased]) -> WorkReads:
-    """Queue the reading of what the leased steps need."""
-    keys = literals(("tenants", "runs", "nos"), [(x.lease.tenant, x.lease.run_id, x.lease.step_no) for x in leased])
-    return WorkReads(await conn.execute(QUEUE.work, keys), await conn.execute(QUEUE.parent_outputs, keys))
-
-
-async def claims_from(reads: WorkReads, leased: Sequence[Leased], secrets: Mapping[Tenant, bytes]) -> list[Claim]:
-    """Return the claims of the leases, in their order."""
-    work = {(row[1], row[2]): row for row in await reads.work.fetchall()}
-    parents: dict[tuple[UUID, int], dict[str, Any]] = {}
-    for run_id, no, name, output in await reads.outputs.fetchall():
-        parents.setdefault((run_id, no), {})[name] = output
-    claims = []
-    for x in leased:
-        key = (x.lease.run_id, x.lease.step_no)
-        _, _, _, name, kind, tool, input_, timeout_s, deadline_s, _, run_input, goal = work[key]
-        claims.append(
-            Claim(
-                x.lease, name, StepKind(kind), tool, input_, run_input, goal, parents.get(key, {}),
-                attempt=x.failures + 1, crashes=x.crashes, timeout_s=timeout_s, deadline_s=deadline_s,
-                idempotency_key=idempotency_key(secrets[x.lease.tenant], x.lease),
-            )
-        )  # fmt: skip
-    return claims
+def fresh_tokens(count: int) -> Iterator[Token]:
+    """Yield so many tokens of 16 random bytes, drawn from the system at once."""
+    drawn = os.urandom(16 * count)
+    return (Token(UUID(bytes=drawn[at : at + 16])) for at in range(0, 16 * count, 16))
 
 
 def idempotency_key(secret: bytes, lease: Lease) -> str:
     """Return the key a step hands to the outside world: the same at every attempt, unguessable without the secret."""
-    text = f"{lease.tenant}|{lease.run_id}|{lease.step_no}".encode()
-    return hmac.new(secret, text, hashlib.sha256).hexdigest()
+    return hmac.digest(secret, f"{lease.tenant}|{lease.run_id}|{lease.step_no}".encode(), "sha256").hex()
+
+
+_KINDS = {kind.value: kind for kind in StepKind}

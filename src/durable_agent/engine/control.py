@@ -10,6 +10,7 @@ from uuid import UUID
 
 from durable_agent.core.records import RunId, Tenant
 from durable_agent.core.states import IllegalTransition, RunEvent, RunStatus, StepEvent
+from durable_agent.db.arrays import literals
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
 from durable_agent.engine.journal import JOURNAL, Head, Journal, check, read_now
@@ -38,7 +39,9 @@ async def _locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[H
     """Yield the run under its lock; on leaving, the journal is written and committed. Raises NotFound, Conflict."""
     try:
         async with db.transaction() as conn, conn.transaction():
-            rows = await (await conn.execute(JOURNAL.lock_runs, {"tenants": [tenant], "runs": [run_id]})).fetchall()
+            rows = await (
+                await conn.execute(JOURNAL.lock_runs, literals(("tenants", "runs"), [(tenant, run_id)]))
+            ).fetchall()
             if not rows:
                 raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
             row = await (await read_now(conn)).fetchone()

@@ -3,38 +3,46 @@
 Two round trips and one commit, whatever the batch: everything that waited is settled, the steps this made ready are
 handed straight back when nobody else waits for the slots (a chain then costs one commit a step and no claim), and the
 other free slots are filled in fair turns.
+
+What a session leased it remembers, and settles on that memory: the runs are locked and the fence stands in the writing
+statements, but the steps are not read again. When the fence does not hold (the lease is gone, or the outcome was
+settled by a commit whose answer was lost), nothing was written, and the batch is settled again by what the rows say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable_agent.core.port import Offer
-from durable_agent.core.records import Claim, Exchange, Outcome, Tenant, Turn, Verdict
-from durable_agent.core.states import RunStatus
+from durable_agent.core.records import Emitted, Exchange, Outcome, Tenant, Token, Turn, Verdict
+from durable_agent.core.states import IllegalTransition, RunStatus
 from durable_agent.core.turns import Share, priority_rank, share
+from durable_agent.db.batch import batch
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
-from durable_agent.engine.claim import Leased, Picked, claims_from, lease_picked, pick, read_work
-from durable_agent.engine.journal import JOURNAL, QUEUE, Journal, check, read_now
+from durable_agent.engine.claim import Leased, Picked, Step, lease_picked, leased_from, pick
+from durable_agent.engine.journal import JOURNAL, QUEUE, Journal, RunKey, check
 from durable_agent.engine.promote import Promotion, Ready
 from durable_agent.engine.routes import Routes
-from durable_agent.engine.settle import Reads, Settlement, Step, conclude, read
+from durable_agent.engine.settle import Reads, Settlement, conclude, read
+from durable_agent.errors import LostRace
 
 SESSIONS = load("sessions")
 
 
 @dataclass(slots=True)
 class Room:
-    """What a worker session remembers between exchanges: whose turn it is and what stands for what."""
+    """What a worker session remembers between exchanges: its leases, whose turn it is, what stands for what."""
 
     offer: Offer
     routes: Routes = field(default_factory=Routes)
     secrets: dict[Tenant, bytes] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
     round: int = 0
+    held: dict[Token, Leased] = field(default_factory=dict)
 
     def serves(self, tenant: int, route: int) -> bool:
         """Whether this worker offers what the route asks for."""
@@ -44,6 +52,35 @@ class Room:
     def lane(self, tenant: int, route: int) -> tuple[int, str]:
         """The fairness key of a route: its tenant and lane."""
         return tenant, self.routes.keys[tenant, route][2]
+
+    def recall(self, outcomes: Sequence[Outcome]) -> list[Leased] | None:
+        """Return what is remembered of each outcome's step; None when one is not, or its event has no fence of its own."""
+        found = [self.held.get(outcome.lease.token) for outcome in outcomes]
+        if None in found or any(isinstance(outcome, Emitted) for outcome in outcomes):
+            return None
+        return found  # type: ignore[return-value]
+
+    def note(self, settled: Sequence[Outcome], leased: Iterable[Leased]) -> None:
+        """Forget what was settled and remember what was leased, once that is committed.
+
+        Attempts that ended without an outcome leave their memory behind: the oldest goes when there is too much.
+        """
+        for outcome in settled:
+            if not isinstance(outcome, Emitted):
+                self.held.pop(outcome.lease.token, None)
+        for one in leased:
+            self.held[one.claim.lease.token] = one
+        for token in list(self.held)[: max(0, len(self.held) - 2 * self.offer.concurrency)]:
+            del self.held[token]
+
+
+class Ask(NamedTuple):
+    """One exchange as asked: what to settle, how many slots are free, and whose turn they are for."""
+
+    outcomes: Sequence[Outcome]
+    slots: int
+    shares: dict[Tenant, list[Share]]
+    solo: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,55 +95,77 @@ class Done:
 async def look(db: Database, room: Room) -> bool:
     """Learn whose turn it is; tell whether there is work for this worker. One statement, no transaction."""
     async with db.transaction() as conn:
-        await _learn(conn, room, await conn.execute(QUEUE.turns), ())
+        await _learn(conn, room, await (await conn.execute(QUEUE.turns)).fetchall(), ())
     return bool(room.turns)
 
 
 async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
     """Settle the outcomes and claim up to `free` steps. See `core.port.Backend.exchange`."""
-    slots = max(free, 0)
-    shares = share(room.turns, slots, after=room.round)
+    ask = Ask(outcomes, max(free, 0), share(room.turns, max(free, 0), after=room.round), solo)
     room.round += 1
-    async with db.transaction() as conn, conn.pipeline() as pipeline, conn.transaction():
-        reads = await read(conn, outcomes) if outcomes else None
-        picks = [(tenant, await pick(conn, tenant, s, solo=solo)) for tenant, s in shares.items()]
-        turns = await conn.execute(QUEUE.turns) if slots > 0 else None
-        now = await read_now(conn)
+    held = room.recall(outcomes)
+    if held is not None:
+        try:
+            return await _exchange(db, room, ask, held)
+        except (LostRace, IllegalTransition):
+            if not outcomes:
+                raise
+    return await _exchange(db, room, ask, None)
+
+
+async def _exchange(db: Database, room: Room, ask: Ask, held: Sequence[Leased] | None) -> Done:
+    async with db.transaction() as conn, batch(conn) as pipeline:
+        steps = None if held is None else [one.step for one in held]
+        reads = await read(conn, ask.outcomes, steps) if ask.outcomes else None
+        picks = [(tenant, await pick(conn, tenant, s, solo=ask.solo)) for tenant, s in ask.shares.items()]
+        turns = await conn.execute(QUEUE.turns if ask.slots > 0 else JOURNAL.now)
         await pipeline.sync()
-        journal = Journal((await now.fetchone())[0], room.offer.session)
-        settlement, promotion = await _settle(conn, journal, reads, outcomes, room)
+        rows = await turns.fetchall()
+        journal = Journal(rows[0][0], room.offer.session)
+        settlement, promotion = await _settle(conn, journal, reads, ask.outcomes, steps, room.offer.worker)
         picked = await _picked(picks)
-        await _learn(conn, room, turns, promotion.ready)
-        handed = _hand_off(room, promotion.ready, slots - len(picked)) if slots > 0 else []
+        await _know_secrets(conn, room, picked)
+        if ask.slots > 0:
+            await _learn(conn, room, rows, promotion.ready)
+        handed = _hand_off(room, promotion.ready, ask.slots - len(picked)) if held else []
         promotion.enqueue(handed, room.offer.worker)
         await conclude(conn, settlement, promotion)
-        leased = lease_picked(journal, picked, limit=slots - len(handed), worker=room.offer.worker)
-        leased += [ready.leased for ready in handed if ready.leased is not None]
+        leased = lease_picked(
+            journal, picked, limit=ask.slots - len(handed), worker=room.offer.worker, secrets=room.secrets
+        )
         sent = await journal.write(conn)
         await cancel_failed(conn, journal, settlement)
-        work = await read_work(conn, leased) if leased else None
+        outputs = await promotion.read_outputs(conn, handed)
         await pipeline.sync()
         check(sent)
-        claims = await claims_from(work, leased, await _secrets(conn, room, leased)) if work else []
-    return _done(room, journal, settlement, promotion, claims, picked, shares)
+        leased += _handed(room, promotion, handed, held or (), await outputs.fetchall() if outputs is not None else ())
+    room.note(ask.outcomes, leased)
+    return _done(room, journal, settlement, promotion, leased, picked, ask.shares)
 
 
 async def _settle(
-    conn: Connection, journal: Journal, reads: Reads | None, outcomes: Sequence[Outcome], room: Room
-) -> tuple[Settlement, Promotion]:
-    settlement = Settlement(journal, room.offer.worker)
+    conn: Connection, journal: Journal, reads: Reads | None, outcomes: Sequence[Outcome], held: Sequence[Step] | None,
+    worker: str,
+) -> tuple[Settlement, Promotion]:  # fmt: skip
+    settlement = Settlement(journal, worker)
     promotion = Promotion(journal)
     if reads is None:
         return settlement, promotion
     journal.take(await reads.heads.fetchall())
-    rows = {(row[0], row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
-    known = [(o, rows.get((o.lease.tenant, o.lease.run_id, o.lease.step_no))) for o in outcomes]
-    settlement.settle([o for o, step in known if step], [step for _, step in known if step])
-    answers = iter(settlement.verdicts)
-    settlement.verdicts = [next(answers) if step else Verdict.LOST for _, step in known]
+    if held is not None:
+        if any((head := journal.heads.get(step.run)) is None or head.status.final for step in held):
+            raise LostRace("a run ended before its step")
+        settlement.settle(outcomes, held)
+    else:
+        rows = {(row[0], row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
+        known = [(o, rows.get((o.lease.tenant, o.lease.run_id, o.lease.step_no))) for o in outcomes]
+        settlement.settle([o for o, step in known if step], [step for _, step in known if step])
+        answers = iter(settlement.verdicts)
+        settlement.verdicts = [next(answers) if step else Verdict.LOST for _, step in known]
+    if reads.pending is not None:
+        promotion.know(reads.asked, await reads.pending.fetchall())
     if settlement.resolutions:
-        children = await reads.children.fetchall() if reads.children is not None else []
-        await promotion.resolve(conn, settlement.resolutions, children, settlement.failing)
+        await promotion.resolve(conn, settlement.resolutions, settlement.failing)
     return settlement, promotion
 
 
@@ -114,14 +173,18 @@ async def _picked(picks: Sequence[tuple[Tenant, Any]]) -> list[Picked]:
     return [Picked(tenant, *row) for tenant, cursor in picks for row in await cursor.fetchall()]
 
 
-async def _learn(conn: Connection, room: Room, turns: Any, ready: Sequence[Ready]) -> None:
+async def _learn(conn: Connection, room: Room, rows: Sequence[Any], ready: Sequence[Ready]) -> None:
     """Remember whose turn it is, and know the routes of all that may be claimed or handed off."""
-    if turns is None:
-        return
-    rows = await turns.fetchall()
-    seen = {(tenant, route) for tenant, route, _ in rows} | {(step.tenant, step.route) for step in ready}
+    turns = [row[1:] for row in rows if row[1] is not None]
+    seen = {(tenant, route) for tenant, route, _ in turns} | {(step.tenant, step.route) for step in ready}
     await room.routes.describe(conn, seen)
-    room.turns = tuple(Turn(*row) for row in rows if room.serves(row[0], row[1]))
+    room.turns = tuple(Turn(*turn) for turn in turns if room.serves(turn[0], turn[1]))
+
+
+async def _know_secrets(conn: Connection, room: Room, picked: Sequence[Picked]) -> None:
+    if any(row.tenant not in room.secrets for row in picked):
+        for tenant, secret in await (await conn.execute(SESSIONS.secrets)).fetchall():
+            room.secrets[tenant] = bytes(secret)
 
 
 def _hand_off(room: Room, ready: Sequence[Ready], slots: int) -> list[Ready]:
@@ -146,20 +209,31 @@ async def cancel_failed(conn: Connection, journal: Journal, settlement: Settleme
         await conn.execute(JOURNAL.cancel_steps, {"tenant": tenant, "run": run_id, "now": journal.now})
 
 
-async def _secrets(conn: Connection, room: Room, leased: Sequence[Leased]) -> dict[Tenant, bytes]:
-    if any(x.lease.tenant not in room.secrets for x in leased):
-        for tenant, secret in await (await conn.execute(SESSIONS.secrets)).fetchall():
-            room.secrets[tenant] = bytes(secret)
-    return room.secrets
+def _handed(
+    room: Room, promotion: Promotion, handed: Sequence[Ready], held: Sequence[Leased], rows: Sequence[Any]
+) -> list[Leased]:
+    """Return the claims of the steps that were handed off; their run's input is that of a step just settled."""
+    runs = {one.step.run: one.claim for one in held}
+    read: dict[RunKey, dict[int, tuple[str, Any]]] = defaultdict(dict)
+    for tenant, run_id, no, name, output in rows:
+        read[tenant, run_id][no] = (name, output)
+    return [
+        leased_from(
+            ready.lease, ready.child, runs[ready.head.key].run_input, runs[ready.head.key].goal,
+            promotion.outputs_for(ready, read), room.secrets[ready.tenant],
+        )
+        for ready in handed
+        if ready.lease is not None
+    ]  # fmt: skip
 
 
 def _done(
-    room: Room, journal: Journal, settlement: Settlement, promotion: Promotion, claims: list[Claim],
+    room: Room, journal: Journal, settlement: Settlement, promotion: Promotion, leased: Sequence[Leased],
     picked: Sequence[Picked], shares: dict[Tenant, list[Share]],
 ) -> Done:  # fmt: skip
     asked = {(tenant, s.route) for tenant, own in shares.items() for s in own}
     # Work is left when a turn was seen that was not asked for (what was remembered is old), or what was asked for came.
     more = bool(room.turns) and (bool(picked) or any((t.tenant, t.route) not in asked for t in room.turns))
     left = bool(promotion.left) or any(row[5] == "ready" for row in journal.requeued.rows)
-    answer = Exchange(tuple(settlement.verdicts), tuple(claims), room.turns, more)
+    answer = Exchange(tuple(settlement.verdicts), tuple(one.claim for one in leased), room.turns, more)
     return Done(answer, ready_left=left, events=journal.last_events > 0)

@@ -24,6 +24,8 @@ QUEUE = load("queue")
 JOURNAL = load("journal")
 
 RunKey = tuple[int, UUID]
+StepKey = tuple[int, UUID, int]
+STEP_KEY = ("tenants", "runs", "nos")
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ class Journal:
         self.session = session
         self._at_us = micros(now)
         self.heads: dict[RunKey, Head] = {}
-        key = ("tenants", "runs", "nos")
+        key = STEP_KEY
         fence = ("claim_nos", "tokens")
         self.finished = Row(
             QUEUE.finish_steps,

@@ -7,10 +7,11 @@ turn, so the walk goes on until nothing more is decided.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, assert_never
-from uuid import UUID, uuid4
+from operator import itemgetter
+from typing import Any, NamedTuple, assert_never
+from uuid import UUID
 
 import orjson
 
@@ -29,11 +30,12 @@ from durable_agent.core.promotion import (
 from durable_agent.core.promotion import (
     Ready as ReadyVerdict,
 )
-from durable_agent.core.records import FailureClass, Lease, Token
+from durable_agent.core.records import FailureClass, Lease, Tenant
 from durable_agent.core.states import RunStatus, StepEvent
+from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
-from durable_agent.engine.claim import Leased, note_claim
-from durable_agent.engine.journal import JOURNAL, Head, Journal, RunKey
+from durable_agent.engine.claim import fresh_tokens, note_claim
+from durable_agent.engine.journal import JOURNAL, STEP_KEY, Head, Journal, RunKey, StepKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,42 +50,51 @@ class Resolution:
     children: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class Child:
-    """A pending step under its run's lock, as `children` returns it."""
+class Child(NamedTuple):
+    """A pending step under its run's lock, as `pending` returns it."""
 
     tenant: int
     run_id: UUID
     no: int
     name: str
+    kind: str
     tool: str
+    input: Any
+    timeout_s: float | None
+    deadline_s: float
+    children: list[int]
+    max_attempts: int
+    max_crashes: int
+    retry: str
     deps_left: int
     taken: int
     condition: str | None
     edge_conditions: dict[str, str] | None
     parents: list[int]
-    children: list[int]
     route: int
     ord: int
-    max_crashes: int
-    deadline_s: float
     claim_no: int
     failures: int
     crashes: int
 
+    @property
+    def key(self) -> StepKey:
+        """The step's key."""
+        return self.tenant, self.run_id, self.no
+
 
 @dataclass(slots=True)
 class Ready:
-    """A step that became ready in this transaction; `leased` when it was handed off at once."""
+    """A step that became ready in this transaction; with a `lease` when it was handed off at once."""
 
     head: Head
     child: Child
-    leased: Leased | None = None
+    lease: Lease | None = None
 
     @property
-    def tenant(self) -> int:
+    def tenant(self) -> Tenant:
         """The step's tenant."""
-        return self.child.tenant
+        return self.head.tenant
 
     @property
     def route(self) -> int:
@@ -101,6 +112,14 @@ class Ready:
         return self.child.crashes > 0
 
 
+class Count(NamedTuple):
+    """What a pending step still waits for, and what it is by now."""
+
+    deps_left: int
+    taken: int
+    status: str
+
+
 @dataclass(slots=True)
 class Promotion:
     """The promotions of one transaction: fed with resolutions, it fills the journal."""
@@ -109,80 +128,79 @@ class Promotion:
     ready: list[Ready] = field(default_factory=list)
     failing: dict[RunKey, tuple[str, str]] = field(default_factory=dict)
     closed: dict[RunKey, set[int]] = field(default_factory=lambda: defaultdict(set))
+    outputs: dict[StepKey, tuple[str, bytes]] = field(default_factory=dict)
     left: int = 0
-    _children: dict[tuple[RunKey, int], Child] = field(default_factory=dict)
-    _touched: dict[tuple[RunKey, int], str] = field(default_factory=dict)
+    _asked: set[StepKey] = field(default_factory=set)
+    _children: dict[StepKey, Child] = field(default_factory=dict)
+    _counts: dict[StepKey, Count] = field(default_factory=dict)
+
+    def know(self, asked: Iterable[StepKey], rows: Iterable[Any]) -> None:
+        """Take the rows of `pending` for the steps that were asked for."""
+        self._asked.update(asked)
+        for row in rows:
+            child = Child._make(row)
+            self._children[child.key] = child
 
     async def resolve(
-        self,
-        conn: Connection,
-        resolutions: Sequence[Resolution],
-        rows: Sequence[Any],
-        failing: Mapping[RunKey, tuple[str, str]],
+        self, conn: Connection, resolutions: Sequence[Resolution], failing: Mapping[RunKey, tuple[str, str]]
     ) -> None:
         """Resolve the children of the given parents, and on through every step that is skipped on the way.
 
         In a run that fails in this transaction steps are counted down all the same, so that a redrive finds the counts
         true; they only do not become ready.
         """
-        self._add(rows)
         self.failing.update(failing)
         wave = list(resolutions)
         while wave:
+            await self._read(conn, wave)
             wave = await self._wave(conn, wave)
-            if wave:
-                cursor = await conn.execute(
-                    JOURNAL.children,
-                    {
-                        "tenants": [r.run[0] for r in wave],
-                        "runs": [r.run[1] for r in wave],
-                        "nos": [r.no for r in wave],
-                    },
-                )
-                self._add(await cursor.fetchall())
         self._write()
 
-    def _add(self, rows: Sequence[Any]) -> None:
-        for row in rows:
-            child = Child(*row)
-            self._children.setdefault(((child.tenant, child.run_id), child.no), child)
+    async def _read(self, conn: Connection, wave: Sequence[Resolution]) -> None:
+        wanted = {(*r.run, no) for r in wave for no in r.children} - self._asked
+        if wanted:
+            cursor = await conn.execute(JOURNAL.pending, literals(STEP_KEY, sorted(wanted, key=itemgetter(1, 2))))
+            self.know(wanted, await cursor.fetchall())
 
     async def _wave(self, conn: Connection, wave: Sequence[Resolution]) -> list[Resolution]:
-        by_child: dict[tuple[RunKey, int], list[Resolution]] = defaultdict(list)
+        by_child: dict[StepKey, list[Resolution]] = defaultdict(list)
         for resolution in wave:
+            if resolution.output is not None:
+                self.outputs[*resolution.run, resolution.no] = (resolution.name, resolution.output)
             for no in resolution.children:
-                by_child[resolution.run, no].append(resolution)
+                by_child[*resolution.run, no].append(resolution)
         skipped: list[Resolution] = []
-        for (run, no), parents in sorted(by_child.items(), key=lambda item: (item[0][0][1], item[0][1])):
-            child = self._children.get((run, no))
+        for key, parents in sorted(by_child.items(), key=_in_order):
+            child = self._children.get(key)
             if child is not None:
-                skipped.extend(await self._decide(conn, run, child, parents))
+                skipped.extend(await self._decide(conn, child, parents))
         return skipped
 
-    async def _decide(
-        self, conn: Connection, run: RunKey, child: Child, parents: Sequence[Resolution]
-    ) -> list[Resolution]:
+    async def _decide(self, conn: Connection, child: Child, parents: Sequence[Resolution]) -> list[Resolution]:
+        run = child.tenant, child.run_id
         head = self.journal.heads[run]
+        count = self._counts.get(child.key) or Count(child.deps_left, child.taken, "pending")
         run_input, outputs = await self._context(conn, run, child, parents)
         verdict = resolve(
-            ChildState(child.no, child.name, child.deps_left, child.taken, child.condition),
+            ChildState(child.no, child.name, count.deps_left, count.taken, child.condition),
             [self._parent(child, parent) for parent in parents],
             run_input,
             outputs=outputs,
         )
         match verdict:
             case StillPending(deps_left, taken):
-                self._count(run, child, deps_left, taken, "pending")
+                self._counts[child.key] = Count(deps_left, taken, "pending")
             case ReadyVerdict(taken):
-                self._count(run, child, 0, taken, "queued")
+                self._counts[child.key] = Count(0, taken, "queued")
                 self.ready.append(Ready(head, child))
             case Skipped():
-                self._count(run, child, 0, child.taken, "skipped")
+                self._counts[child.key] = Count(0, count.taken, "skipped")
                 self.journal.append(head, StepEvent.SKIPPED, child.no, why=verdict.why)
                 head.steps_left -= 1
                 self.closed[run].add(child.no)
                 return [Resolution(run, child.no, child.name, False, None, tuple(child.children))]
             case ConditionFailed(expression, message):
+                self._counts[child.key] = Count(0, count.taken, "dead_letter")
                 self._bury(head, child, expression, message)
             case _:
                 assert_never(verdict)
@@ -203,19 +221,14 @@ class Promotion:
         row = await (await conn.execute(JOURNAL.run_input, where)).fetchone()
         outputs: dict[str, Any] = {}
         if child.condition is not None:
-            cursor = await conn.execute(JOURNAL.outputs, {**where, "nos": child.parents})
-            outputs = {name: output for _, name, status, output in await cursor.fetchall() if status == "succeeded"}
+            cursor = await conn.execute(JOURNAL.outputs, literals(STEP_KEY, [(*run, no) for no in child.parents]))
+            outputs = {name: output for *_, name, output in await cursor.fetchall()}
         outputs.update({p.name: _value(p.output) for p in parents if p.succeeded})
         return (row[0] if row else None), outputs
-
-    def _count(self, run: RunKey, child: Child, deps_left: int, taken: int, status: str) -> None:
-        child.deps_left, child.taken = deps_left, taken
-        self._touched[run, child.no] = status
 
     def _bury(self, head: Head, child: Child, expression: str, message: str) -> None:
         text = f"the condition {expression!r} cannot be decided: {message}"
         failure = FailureClass.INVALID_INPUT.value
-        self._count(head.key, child, 0, child.taken, "dead_letter")
         self.journal.append(
             head, StepEvent.DEAD_LETTER, child.no, {"message": text}, reason="condition_error", failure=failure
         )
@@ -228,16 +241,17 @@ class Promotion:
 
     def _write(self) -> None:
         self.ready = [ready for ready in self.ready if ready.head.key not in self.failing]
-        for (run, no), status in sorted(self._touched.items(), key=lambda item: (item[0][0][1], item[0][1])):
-            child = self._children[run, no]
+        for (tenant, run_id, no), count in sorted(self._counts.items(), key=_in_order):
+            status = count.status
             error = dumps({"reason": "condition_error"}).decode() if status == "dead_letter" else None
-            if run in self.failing and status == "queued":
+            if status == "queued" and (tenant, run_id) in self.failing:
                 status = "pending"
-            self.journal.resolved.add(run[0], run[1], no, child.deps_left, child.taken, status, error)
+            self.journal.resolved.add(tenant, run_id, no, count.deps_left, count.taken, status, error)
 
     def enqueue(self, handed: Sequence[Ready], worker: str) -> None:
         """Put the ready steps into the queue: those handed off leased to the worker, the others for whoever claims."""
         given = {id(ready) for ready in handed}
+        tokens = fresh_tokens(len(handed))
         for ready in self.ready:
             child, head = ready.child, ready.head
             self.journal.append(head, StepEvent.READY, child.no)
@@ -245,16 +259,40 @@ class Promotion:
             if head.status is RunStatus.PAUSED:
                 state = "held"
             elif id(ready) in given:
-                token, state, claim_no = Token(uuid4()), "leased", claim_no + 1
-                lease = Lease(head.tenant, head.id, child.no, claim_no, token)
-                note_claim(self.journal, head, lease, attempt=child.failures + 1, worker=worker)
-                ready.leased = Leased(lease, child.failures, child.crashes)
+                token, state, claim_no = next(tokens), "leased", claim_no + 1
+                ready.lease = Lease(head.tenant, head.id, child.no, claim_no, token)
+                note_claim(self.journal, head, ready.lease, attempt=child.failures + 1, worker=worker)
             else:
                 self.left += 1
             self.journal.enqueued.add(
                 child.tenant, child.run_id, child.no, child.route, child.ord, state, claim_no, child.failures,
                 child.crashes, child.max_crashes, token, child.deadline_s,
             )  # fmt: skip
+
+    async def read_outputs(self, conn: Connection, handed: Sequence[Ready]) -> Any:
+        """Queue the reading of the outputs that the handed-off steps need and this transaction did not bring."""
+        missing = [
+            key for ready in handed for no in ready.child.parents
+            if (key := (*ready.head.key, no)) not in self.outputs
+        ]  # fmt: skip
+        return await conn.execute(JOURNAL.outputs, literals(STEP_KEY, missing)) if missing else None
+
+    def outputs_for(self, ready: Ready, read: Mapping[RunKey, Mapping[int, tuple[str, Any]]]) -> dict[str, Any]:
+        """Return what the step's succeeded parents returned, by their names."""
+        found: dict[str, Any] = {}
+        before = read.get(ready.head.key, {})
+        for no in ready.child.parents:
+            known = self.outputs.get((*ready.head.key, no))
+            if known is not None:
+                found[known[0]] = orjson.loads(known[1])
+            elif no in before:
+                name, output = before[no]
+                found[name] = output
+        return found
+
+
+def _in_order(item: tuple[StepKey, Any]) -> tuple[UUID, int]:
+    return item[0][1:]
 
 
 def _value(output: bytes | None) -> Any:

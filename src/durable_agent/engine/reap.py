@@ -15,13 +15,15 @@ from uuid import UUID
 import psycopg
 
 from durable_agent.core.records import Lease, RunId, Tenant, Token, Verdict
+from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
+from durable_agent.engine.claim import Step
 from durable_agent.engine.exchange import SESSIONS, cancel_failed
 from durable_agent.engine.journal import Journal, check, read_now
 from durable_agent.engine.promote import Promotion
-from durable_agent.engine.settle import Lost, Settlement, Step, conclude, read
+from durable_agent.engine.settle import Lost, Settlement, conclude, read
 from durable_agent.telemetry import Counters, logger
 
 log = logger("reap")
@@ -140,7 +142,7 @@ class Upkeep:
         return sum([await self.reap(conn, [one]) for one in found])
 
     async def _reap(self, conn: Connection, found: Sequence[Lost]) -> int:
-        async with conn.pipeline() as pipeline, conn.transaction():
+        async with batch(conn) as pipeline:
             reads = await read(conn, found)
             again = await conn.execute(
                 SESSIONS.still_expired,
@@ -181,19 +183,29 @@ class Upkeep:
 
         Somebody's long look at a table puts it off to the next time; it never waits, for everyone would wait behind it.
         """
+        row = None
         try:
             async with conn.transaction():
                 await conn.execute("set local lock_timeout = '1s'")
                 await conn.execute(RETENTION.make_partitions)
-                if self.retention_days == 0:
-                    return 0
-                row = await (await conn.execute(RETENTION.drop_partitions, {"days": self.retention_days})).fetchone()
+                if self.retention_days > 0:
+                    cursor = await conn.execute(RETENTION.drop_partitions, {"days": self.retention_days})
+                    row = await cursor.fetchone()
+            await self._reset_empty(conn)
         except psycopg.errors.LockNotAvailable as error:
             log.info("partitions_put_off", error=first_line(error))
-            return 0
         if row is not None and row[0]:
             log.info("weeks_dropped", count=row[0], retention_days=self.retention_days)
         return int(row[0]) if row is not None else 0
+
+    async def _reset_empty(self, conn: Connection) -> None:
+        """Reset the empty partitions, each in a transaction of its own: two locks at once could meet a statement's."""
+        found = True
+        while found:
+            async with conn.transaction():
+                await conn.execute("set local lock_timeout = '1s'")
+                row = await (await conn.execute(RETENTION.reset_empty)).fetchone()
+            found = row is not None and row[0]
 
     async def _sweep(self, conn: Connection) -> None:
         """Do what need not be done often: clock set back, dead sessions, defects, partitions."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from durable_agent.core import retry
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.records import (
@@ -32,7 +34,8 @@ from durable_agent.core.records import (
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
-from durable_agent.engine.journal import JOURNAL, Head, Journal, RunKey
+from durable_agent.engine.claim import Step
+from durable_agent.engine.journal import JOURNAL, STEP_KEY, Head, Journal, RunKey, StepKey
 from durable_agent.engine.promote import Promotion, Resolution
 
 # Why a lease ended without the worker's word; each counts as a crash.
@@ -49,67 +52,41 @@ class Lost:
 
 
 @dataclass(slots=True)
-class Step:
-    """A step under its run's lock, as `settling` returns it."""
-
-    tenant: int
-    run_id: UUID
-    no: int
-    name: str
-    tool: str
-    status: str
-    done_token: UUID | None
-    children: list[int]
-    max_attempts: int
-    max_crashes: int
-    retry: dict[str, Any]
-    route: int
-    ord: int
-    deadline_s: float
-    state: str | None
-    claim_no: int | None
-    token: UUID | None
-    last_token: UUID | None
-    failures: int
-    crashes: int
-    session: UUID | None
-    claimed_at: Any
-    deadline_at: Any
-
-    @property
-    def run(self) -> RunKey:
-        """The key of the step's run."""
-        return self.tenant, self.run_id
-
-    def owned_by(self, lease: Lease) -> bool:
-        """Whether the lease is the live one (R3, R4, R6: expiry alone takes nothing away)."""
-        return self.state == "leased" and self.claim_no == lease.claim_no and self.token == lease.token
-
-    def knows(self, lease: Lease) -> bool:
-        """Whether this very lease was settled before (R8)."""
-        return lease.token in (self.done_token, self.last_token)
-
-
-@dataclass(slots=True)
 class Reads:
-    """The cursors of one batch's reading, to be fetched after the sync."""
+    """The cursors of one batch's reading, to be fetched after the sync; `asked` are the children in `pending`."""
 
     heads: Any
-    steps: Any
-    children: Any
+    steps: Any = None
+    pending: Any = None
+    asked: Sequence[StepKey] = ()
 
 
-async def read(conn: Connection, outcomes: Sequence[Outcome | Lost]) -> Reads:
-    """Queue the statements that lock the runs and read the steps of a batch (R1: runs first, in id order)."""
+async def read(conn: Connection, outcomes: Sequence[Outcome | Lost], held: Sequence[Step] | None = None) -> Reads:
+    """Queue the statements that lock the runs of a batch and read what its settlement needs (R1: runs first, in id order).
+
+    `held` are the steps of the outcomes as they were leased. Then the steps are not read again but their children are:
+    under a live lease nothing of a step changes, and whether it lives the fence in the writing statements will tell.
+    """
     leases = [outcome.lease for outcome in outcomes]
-    runs = sorted({(lease.tenant, lease.run_id) for lease in leases}, key=lambda key: key[1])
-    heads = await conn.execute(JOURNAL.lock_runs, literals(("tenants", "runs"), runs))
-    steps = await conn.execute(JOURNAL.settling, _keys((x.tenant, x.run_id, x.step_no) for x in leases))
-    done = [x.lease for x in outcomes if isinstance(x, Succeeded)]
-    children = None
-    if done:
-        children = await conn.execute(JOURNAL.children, _keys((x.tenant, x.run_id, x.step_no) for x in done))
-    return Reads(heads, steps, children)
+    runs = sorted({(lease.tenant, lease.run_id) for lease in leases}, key=_by_run)
+    reads = Reads(await conn.execute(JOURNAL.lock_runs, literals(("tenants", "runs"), runs)))
+    if held is None:
+        reads.steps = await conn.execute(
+            JOURNAL.settling, literals(STEP_KEY, [(x.tenant, x.run_id, x.step_no) for x in leases])
+        )
+        return reads
+    reads.asked = sorted(
+        {
+            (step.tenant, step.run_id, no)
+            for outcome, step in zip(outcomes, held, strict=True)
+            if isinstance(outcome, Succeeded)
+            for no in step.children
+        },
+        key=_by_run,
+    )
+    if reads.asked:
+        reads.pending = await conn.execute(JOURNAL.pending, literals(STEP_KEY, reads.asked))
+    return reads
 
 
 @dataclass(slots=True)
@@ -122,19 +99,22 @@ class Settlement:
     resolutions: list[Resolution] = field(default_factory=list)
     failing: dict[RunKey, tuple[str, str]] = field(default_factory=dict)
     finished: dict[RunKey, set[int]] = field(default_factory=lambda: defaultdict(set))
+    _ended: set[Token] = field(default_factory=set)
 
     def settle(self, outcomes: Sequence[Outcome | Lost], steps: Sequence[Step]) -> None:
         """Decide every outcome; a second outcome for the same lease in the batch meets the fence."""
         for outcome, step in zip(outcomes, steps, strict=True):
             head = self.journal.heads.get(step.run)
-            if head is None or not step.owned_by(outcome.lease):
+            if head is None or not step.owned_by(outcome.lease) or outcome.lease.token in self._ended:
                 self.verdicts.append(self._refuse(head, step, outcome))
                 continue
             self.verdicts.append(Verdict.OK)
             self._accept(head, step, outcome)
 
     def _refuse(self, head: Head | None, step: Step, outcome: Outcome | Lost) -> Verdict:
-        if isinstance(outcome, Succeeded | Failed | Released) and step.knows(outcome.lease):
+        if isinstance(outcome, Succeeded | Failed | Released) and (
+            step.knows(outcome.lease) or outcome.lease.token in self._ended
+        ):
             return Verdict.ALREADY
         if head is not None and not isinstance(outcome, Lost):
             self.journal.append(
@@ -153,7 +133,7 @@ class Settlement:
                 self.journal.append(
                     head, StepEvent.RELEASED, step.no, claim_no=outcome.lease.claim_no, worker=self.worker
                 )
-                self._requeue(head, step, outcome.lease, delay_s=None)
+                self._requeue(head, step, outcome.lease, step.failures, step.crashes)
             case Lost():
                 self._lose(head, step, outcome)
             case Emitted():
@@ -171,88 +151,84 @@ class Settlement:
             head, StepEvent.SUCCEEDED, step.no, claim_no=outcome.lease.claim_no, attempt=step.failures + 1,
             output_sha256=digest(outcome.output), output_bytes=len(outcome.output), worker=self.worker,
         )  # fmt: skip
-        self._finish(head, step, outcome.lease, "succeeded", output=outcome.output.decode())
+        self._finish(
+            head, step, outcome.lease, "succeeded", step.failures, step.crashes, output=outcome.output.decode()
+        )
         self.resolutions.append(Resolution(head.key, step.no, step.name, True, outcome.output, tuple(step.children)))
 
     def _fail(self, head: Head, step: Step, outcome: Failed) -> None:
-        step.failures += 1
-        policy = policy_from(step.retry, step.max_attempts)
+        failures = step.failures + 1
         decision = retry.decide(
-            policy,
-            failures=step.failures,
+            policy_from(step.retry, step.max_attempts),
+            failures=failures,
             failure=outcome.failure,
             retry_after_s=outcome.retry_after_s,
             jitter=random.random(),
         )
-        facts = {"failure": outcome.failure.value, "error_type": outcome.error_type, "attempt": step.failures}
+        facts: dict[str, Any] = {
+            "failure": outcome.failure.value, "error_type": outcome.error_type, "attempt": failures,
+        }  # fmt: skip
         error = {**facts, "message": outcome.message}
-        detail = {"message": outcome.message}
         if isinstance(decision, retry.RetryAt):
-            self.journal.append(
-                head, StepEvent.FAILED, step.no, detail, **facts, of=step.max_attempts, claim_no=outcome.lease.claim_no,
-                retry_in_s=round(decision.delay_s, 3), worker=self.worker,
-            )  # fmt: skip
-            self._requeue(head, step, outcome.lease, delay_s=decision.delay_s)
-            return
+            facts["retry_in_s"] = round(decision.delay_s, 3)
         self.journal.append(
-            head, StepEvent.FAILED, step.no, detail, **facts, of=step.max_attempts, claim_no=outcome.lease.claim_no,
-            worker=self.worker,
+            head, StepEvent.FAILED, step.no, {"message": outcome.message}, **facts, of=step.max_attempts,
+            claim_no=outcome.lease.claim_no, worker=self.worker,
         )  # fmt: skip
-        self._bury(head, step, outcome.lease, decision.reason, outcome.failure, error)
+        if isinstance(decision, retry.RetryAt):
+            self._requeue(head, step, outcome.lease, failures, step.crashes, delay_s=decision.delay_s)
+        else:
+            self._bury(head, step, outcome.lease, failures, step.crashes, decision.reason, outcome.failure, error)
 
     def _lose(self, head: Head, step: Step, outcome: Lost) -> None:
-        step.crashes += 1
+        crashes = step.crashes + 1
         self.journal.append(
-            head, StepEvent.LEASE_LOST, step.no, claim_no=outcome.lease.claim_no, crashes=step.crashes,
+            head, StepEvent.LEASE_LOST, step.no, claim_no=outcome.lease.claim_no, crashes=crashes,
             of=step.max_crashes, why=outcome.why, worker=outcome.worker,
         )  # fmt: skip
-        if isinstance(retry.crash(step.crashes, step.max_crashes), retry.Requeue):
-            self._requeue(head, step, outcome.lease, delay_s=None)
+        if isinstance(retry.crash(crashes, step.max_crashes), retry.Requeue):
+            self._requeue(head, step, outcome.lease, step.failures, crashes)
             return
-        message = f"its lease was lost {step.crashes} times; the last holder was {outcome.worker or 'unknown'}"
+        message = f"its lease was lost {crashes} times; the last holder was {outcome.worker or 'unknown'}"
         error = {"failure": FailureClass.LEASE_LOST.value, "error_type": "LeaseLost", "message": message}
-        self._bury(head, step, outcome.lease, "poisoned", FailureClass.LEASE_LOST, error)
+        self._bury(head, step, outcome.lease, step.failures, crashes, "poisoned", FailureClass.LEASE_LOST, error)
 
     def _bury(
-        self, head: Head, step: Step, lease: Lease, reason: str, failure: FailureClass, error: dict[str, Any]
-    ) -> None:
+        self, head: Head, step: Step, lease: Lease, failures: int, crashes: int, reason: str,
+        failure: FailureClass, error: dict[str, Any],
+    ) -> None:  # fmt: skip
         self.journal.append(
             head, StepEvent.DEAD_LETTER, step.no, {"message": error["message"]}, reason=reason, failure=failure.value
         )
-        self._finish(head, step, lease, "dead_letter", error={**error, "reason": reason})
+        self._finish(head, step, lease, "dead_letter", failures, crashes, error={**error, "reason": reason})
         self.journal.dead.add(
             step.tenant, step.run_id, step.no, step.name, step.tool, reason, failure.value, error["message"][:2000]
         )
         self.failing.setdefault(head.key, (step.name, reason))
 
-    def _requeue(self, head: Head, step: Step, lease: Lease, *, delay_s: float | None) -> None:
+    def _requeue(
+        self, head: Head, step: Step, lease: Lease, failures: int, crashes: int, *,
+        delay_s: float | None = None,
+    ) -> None:  # fmt: skip
         state = "held" if head.status is RunStatus.PAUSED else "scheduled" if delay_s is not None else "ready"
         self.journal.requeued.add(
-            step.tenant,
-            step.run_id,
-            step.no,
-            lease.claim_no,
-            lease.token,
-            state,
-            delay_s,
-            step.failures,
-            step.crashes,
+            step.tenant, step.run_id, step.no, lease.claim_no, lease.token, state, delay_s, failures, crashes,
             self._told(lease),
-        )
-        step.last_token, step.token, step.state = self._told(lease), None, state
+        )  # fmt: skip
+        self._ended.add(lease.token)
 
     def _finish(
-        self, head: Head, step: Step, lease: Lease, status: str, *, output: str | None = None,
-        error: dict[str, Any] | None = None,
+        self, head: Head, step: Step, lease: Lease, status: str, failures: int, crashes: int, *,
+        output: str | None = None, error: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        # The statement fences once more, by the lease that the worker showed, not by what was read here.
+        # The statement fences once more, by the lease that the worker showed, not by what is known here.
         self.journal.finished.add(
             step.tenant, step.run_id, step.no, lease.claim_no, lease.token, status, output,
-            dumps(error).decode() if error is not None else None, step.failures, step.crashes, self.worker, self._told(lease),
+            dumps(error).decode() if error is not None else None, failures, crashes, self.worker, self._told(lease),
         )  # fmt: skip
         head.steps_left -= 1
         self.finished[head.key].add(step.no)
-        step.done_token, step.token, step.state = self._told(lease), None, None
+        self._ended.add(lease.token)
 
     def _told(self, lease: Lease) -> Token | None:
         """The token by which the same worker, asking again, hears `already`; what a reaper ended it hears was lost."""
@@ -288,8 +264,9 @@ async def close_open_steps(conn: Connection, journal: Journal, head: Head, close
     head.steps_left = 0
 
 
-def policy_from(stored: dict[str, Any], max_attempts: int) -> RetryPolicy:
-    """Return the policy a step row carries."""
+def policy_from(text: str, max_attempts: int) -> RetryPolicy:
+    """Return the policy a step row carries as JSON."""
+    stored = orjson.loads(text)
     return RetryPolicy(
         max_attempts=max_attempts,
         base_s=stored["base_s"],
@@ -299,5 +276,5 @@ def policy_from(stored: dict[str, Any], max_attempts: int) -> RetryPolicy:
     )
 
 
-def _keys(leases: Iterable[tuple[int, UUID, int]]) -> dict[str, str]:
-    return literals(("tenants", "runs", "nos"), leases)
+def _by_run(key: tuple[Any, ...]) -> UUID:
+    return key[1]  # type: ignore[no-any-return]

@@ -20,6 +20,7 @@ from durable_agent.core.promotion import decide_roots
 from durable_agent.core.records import RunId, RunSpec, StepSpec, Tenant
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
 from durable_agent.core.turns import claim_order
+from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
@@ -94,7 +95,7 @@ async def _store(
     try:
         async with db.transaction() as conn:
             await _prepare(conn, plans, memory)
-            async with conn.pipeline() as pipeline, conn.transaction():
+            async with batch(conn) as pipeline:
                 taken, known = await _keys(conn, plans)
                 now = await read_now(conn)
                 await pipeline.sync()

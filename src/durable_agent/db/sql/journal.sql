@@ -5,38 +5,34 @@ select engine_now();
 -- name: lock_runs
 -- The runs of a batch, in id order (R1). Index: runs_pk. Locks: the run rows, waiting.
 select r.tenant, r.id, r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.started_at
-from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
+from (select * from unnest(%(tenants)s::int[], %(runs)s::uuid[]) limit %(all)s) d(tenant, id)
 join runs r on r.tenant = d.tenant and r.id = d.id
 order by r.id for no key update of r;
 
 -- name: settling
--- The steps of a batch of outcomes as they stand under their run's lock, in the order asked.
+-- The steps of a batch of outcomes as they stand under their run's lock.
 -- Index: steps_pk, queue_pk. Locks nothing more: the run's lock covers both.
-select d.tenant, d.run_id, d.no, s.name, s.tool, s.status, s.done_token, s.children, s.max_attempts, s.max_crashes, s.retry,
-       s.route, s.ord, s.deadline_s, q.state, q.claim_no, q.token, q.last_token, q.failures, q.crashes,
-       q.session, q.claimed_at, q.deadline_at
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) with ordinality d(tenant, run_id, no, i)
+select d.tenant, d.run_id, d.no, s.name, s.tool, s.children, s.max_attempts, s.max_crashes, s.retry::text,
+       coalesce(q.failures, 0), coalesce(q.crashes, 0), q.claim_no, q.token, q.last_token, s.done_token
+from (select * from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) limit %(all)s) d(tenant, run_id, no)
 join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
-left join queue q on q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
-order by d.i;
+left join queue q on q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no;
 
--- name: children
--- The pending steps that wait for any of some parents, each once. Index: steps_pk. Locks nothing more.
-select c.tenant, c.run_id, c.no, c.name, c.tool, c.deps_left, c.taken, c.condition, c.edge_conditions, c.parents,
-       c.children, c.route, c.ord, c.max_crashes, c.deadline_s, c.claim_no, c.failures, c.crashes
-from (
-  select distinct p.tenant, p.run_id, k.no
-  from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
-  join steps p on p.tenant = d.tenant and p.run_id = d.run_id and p.no = d.no
-  cross join lateral unnest(p.children) k(no)
-) x
-join steps c on c.tenant = x.tenant and c.run_id = x.run_id and c.no = x.no
+-- name: pending
+-- Of some steps those that still wait, with all that a claim needs. Index: steps_pk. Locks nothing more.
+select c.tenant, c.run_id, c.no, c.name, c.kind, c.tool, c.input, c.timeout_s, c.deadline_s, c.children, c.max_attempts,
+       c.max_crashes, c.retry::text, c.deps_left, c.taken, c.condition, c.edge_conditions, c.parents, c.route, c.ord,
+       c.claim_no, c.failures, c.crashes
+from (select * from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) limit %(all)s) d(tenant, run_id, no)
+join steps c on c.tenant = d.tenant and c.run_id = d.run_id and c.no = d.no
 where c.status = 'pending';
 
 -- name: outputs
--- Outputs of named steps' succeeded parents, for conditions. Index: steps_pk. Locks nothing.
-select s.no, s.name, s.status, s.output
-from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = any(%(nos)s::int[]);
+-- The outputs of those of some steps that succeeded. Index: steps_pk. Locks nothing.
+select s.tenant, s.run_id, s.no, s.name, s.output
+from (select * from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) limit %(all)s) d(tenant, run_id, no)
+join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
+where s.status = 'succeeded';
 
 -- name: run_input
 -- A run's input, for conditions. Index: runs_pk.
@@ -48,8 +44,10 @@ select r.input from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 update steps s
 set deps_left = d.deps_left, taken = d.taken, status = d.status, error = d.error,
     finished_at = case when d.status in ('skipped', 'dead_letter') then %(now)s end
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(deps_left)s::int[], %(taken)s::int[],
-            %(statuses)s::text[], %(errors)s::text[]::json[])
+from (select *
+      from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(deps_left)s::int[], %(taken)s::int[],
+                  %(statuses)s::text[], %(errors)s::text[]::json[])
+      limit %(all)s)
   d(tenant, run_id, no, deps_left, taken, status, error)
 where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'pending';
 
@@ -60,8 +58,11 @@ update runs r
 set status = d.status, steps_left = d.steps_left, last_seq = d.last_seq, chain = d.chain, error = coalesce(d.error, r.error),
     started_at = case when d.started then coalesce(r.started_at, %(now)s) else r.started_at end,
     finished_at = case when d.finished then %(now)s end
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[], %(steps_left)s::int[],
-            %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[], %(started)s::bool[], %(finished)s::bool[])
+from (select *
+      from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[], %(steps_left)s::int[],
+                  %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[], %(started)s::bool[],
+                  %(finished)s::bool[])
+      limit %(all)s)
   d(tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished)
 where r.tenant = d.tenant and r.id = d.id and r.last_seq = d.seen;
 

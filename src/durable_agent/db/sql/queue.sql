@@ -1,8 +1,13 @@
--- Where a row is looked up by its key, its state is compared as `state || ''`: a bare comparison would let the planner
--- prove the predicate of a partial index and scan that from end to end.
+-- Two rules keep every look-up by key a look-up by key, whatever the statistics said when its plan was made.
+-- The rows that come as arrays pass a `limit %(all)s` (null: no limit). The planner guesses ten rows for an array it does
+-- not see, and next to a small table ten look-ups seem dearer than reading the whole index; behind a limit it does not
+-- see either it guesses one row, and one look-up is never dearer.
+-- A state beside a key is compared as `state || ''`: a bare comparison would prove the predicate of a partial index, which
+-- would be read from end to end.
 
 -- name: turns
--- Which (tenant, route) has ready work for this worker, with the claim order at its head: the fair turns.
+-- The engine's time, and which (tenant, route) has ready work, with the claim order at its head: the fair turns. At
+-- least one row; with nothing ready, without a turn.
 -- Index: queue_ready, one probe per turn (loose index scan). Locks nothing.
 with recursive head as (
   (select q.tenant, q.route, q.ord from queue q where q.state = 'ready' order by q.tenant, q.route, q.ord limit 1)
@@ -15,24 +20,31 @@ with recursive head as (
     order by q.tenant, q.route, q.ord limit 1
   ) n
 )
-select tenant, route, ord from head limit 1000;
+select engine_now(), h.tenant, h.route, h.ord
+from (values (1)) always(one)
+left join (select tenant, route, ord from head limit 1000) h on true;
 
 -- name: pick
--- The oldest ready steps of one tenant, so many of each route, with their run (R2): never waits.
--- Index: queue_ready in claim order; runs_pk. Locks: the queue row and its run, both skipping what is locked.
-select p.run_id, p.no, p.route, p.claim_no, p.failures, p.crashes, p.max_crashes, p.status, p.last_seq,
-       p.chain, p.steps_total, p.steps_left
+-- The oldest ready steps of one tenant, so many of each route, with their run (R2) and all an attempt needs: never waits.
+-- Index: queue_ready in claim order; runs_pk, steps_pk. Locks: the queue row and its run, both skipping what is locked.
+select p.run_id, p.no, p.claim_no, p.failures, p.crashes, p.max_crashes, p.status, p.last_seq, p.chain, p.steps_total,
+       p.steps_left, p.input, p.goal, s.name, s.kind, s.tool, s.input, s.timeout_s, s.deadline_s, s.children, s.max_attempts,
+       s.retry::text, case when cardinality(s.parents) > 0 then (
+         select json_object_agg(k.name, k.output) from steps k
+         where k.tenant = s.tenant and k.run_id = s.run_id and k.no = any(s.parents) and k.status = 'succeeded'
+       ) end
 from unnest(%(routes)s::int[], %(limits)s::int[], %(froms)s::bigint[]) w(route, n, ord)
 cross join lateral (
-  select q.run_id, q.no, q.route, q.claim_no, q.failures, q.crashes, q.max_crashes, r.status,
-         r.last_seq, r.chain, r.steps_total, r.steps_left
+  select q.run_id, q.no, q.claim_no, q.failures, q.crashes, q.max_crashes, q.ord, r.status, r.last_seq, r.chain,
+         r.steps_total, r.steps_left, r.input, r.goal
   from queue q
   join runs r on r.tenant = q.tenant and r.id = q.run_id
   where q.tenant = %(tenant)s and q.route = w.route and q.state = 'ready' and q.ord >= w.ord
     and (%(solo)s or q.crashes = 0 or q.crashes < q.max_crashes - 1)
   order by q.ord limit w.n
   for no key update of q, r skip locked
-) p;
+) p
+join steps s on s.tenant = %(tenant)s and s.run_id = p.run_id and s.no = p.no;
 
 -- name: lease_steps
 -- Turns picked ready steps into leased ones; guarded by the claim number that was seen (R3, R12).
@@ -40,7 +52,9 @@ cross join lateral (
 update queue q
 set state = 'leased', claim_no = d.claim_no, token = d.token, session = %(session)s, claimed_at = %(now)s,
     deadline_at = %(now)s + make_interval(secs => q.deadline_s), due_at = null
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
+from (select *
+      from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
+      limit %(all)s)
   d(tenant, run_id, no, claim_no, token)
 where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
   and q.state || '' = 'ready' and q.claim_no = d.claim_no - 1;
@@ -51,7 +65,8 @@ where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
 insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s, token,
                    session, claimed_at, deadline_at, queued_at)
 select d.tenant, d.run_id, d.no, d.route, d.ord, d.state, d.claim_no, d.failures, d.crashes, d.max_crashes,
-       d.deadline_s, d.token, case when d.token is not null then %(session)s::uuid end, case when d.token is not null then %(now)s end,
+       d.deadline_s, d.token, case when d.token is not null then %(session)s::uuid end,
+       case when d.token is not null then %(now)s end,
        case when d.token is not null then %(now)s + make_interval(secs => d.deadline_s) end, %(now)s
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(routes)s::int[], %(ords)s::bigint[],
             %(states)s::text[], %(claim_nos)s::int[], %(failures)s::int[], %(crashes)s::int[], %(max_crashes)s::int[],
@@ -66,8 +81,10 @@ set state = d.state,
     due_at = case when d.delay_s is not null then %(now)s + make_interval(secs => d.delay_s) end,
     failures = d.failures, crashes = d.crashes, last_token = d.last_token, token = null, session = null,
     claimed_at = null, deadline_at = null, queued_at = %(now)s
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
-            %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[])
+from (select *
+      from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+                  %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[])
+      limit %(all)s)
   d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes, last_token)
 where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
   and q.state || '' = 'leased' and q.claim_no = d.claim_no and q.token = d.token;
@@ -78,9 +95,11 @@ where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
 -- Index: queue_pk, steps_pk. Locks: queue rows, step rows by number, under their run's lock.
 with released as (
   delete from queue q
-  using unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
-               %(statuses)s::text[], %(outputs)s::text[]::json[], %(errors)s::text[]::json[], %(failures)s::int[],
-               %(crashes)s::int[], %(workers)s::text[], %(done_tokens)s::uuid[])
+  using (select *
+         from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+                     %(statuses)s::text[], %(outputs)s::text[]::json[], %(errors)s::text[]::json[], %(failures)s::int[],
+                     %(crashes)s::int[], %(workers)s::text[], %(done_tokens)s::uuid[])
+         limit %(all)s)
     f(tenant, run_id, no, claim_no, token, status, output, error, failures, crashes, worker, done_token)
   where q.tenant = f.tenant and q.run_id = f.run_id and q.no = f.no
     and q.state || '' = 'leased' and q.claim_no = f.claim_no and q.token = f.token
@@ -92,24 +111,6 @@ set status = x.status, output = x.output, error = x.error, claim_no = x.claim_no
     crashes = x.crashes, done_token = x.done_token, worker = x.worker, started_at = x.claimed_at, finished_at = %(now)s
 from released x
 where s.tenant = x.tenant and s.run_id = x.run_id and s.no = x.no and s.status = 'queued';
-
--- name: work
--- What an attempt needs beyond its lease: the step's specification and its run's input.
--- Index: steps_pk, runs_pk. Locks nothing.
-select s.tenant, s.run_id, s.no, s.name, s.kind, s.tool, s.input, s.timeout_s, s.deadline_s, s.parents, r.input as run_input, r.goal
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
-join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
-join runs r on r.tenant = d.tenant and r.id = d.run_id;
-
--- name: parent_outputs
--- The outputs of the succeeded parents of some steps, by name.
--- Index: steps_pk. Locks nothing.
-select s.run_id, s.no, p.name, p.output
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
-join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
-cross join lateral unnest(s.parents) k(no)
-join steps p on p.tenant = d.tenant and p.run_id = d.run_id and p.no = k.no
-where p.status = 'succeeded';
 
 -- name: routes_of
 -- The ids of routes by what they stand for. Index: routes_unique.

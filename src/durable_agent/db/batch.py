@@ -1,0 +1,49 @@
+"""A transaction in as few round trips as it has syncs.
+
+psycopg's pipeline talks to the server at every statement, and its transaction block syncs around BEGIN and COMMIT. An
+exchange has a dozen statements and two points where it needs answers, so here nothing is sent before a sync or a fetch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg import AsyncPipeline
+
+from durable_agent.db.pool import Connection
+
+
+class _Patient(AsyncPipeline):
+    """A pipeline that keeps what it is given until somebody waits for an answer."""
+
+    def _communicate_gen(self) -> Any:
+        if self.command_queue and self.command_queue[-1] == self.pgconn.pipeline_sync:
+            yield from super()._communicate_gen()
+
+    def _fetch_gen(self, *, flush: bool) -> Any:
+        if flush and self.command_queue:
+            yield from super()._communicate_gen()
+        yield from super()._fetch_gen(flush=flush)
+
+
+@asynccontextmanager
+async def batch(conn: Connection) -> AsyncIterator[AsyncPipeline]:
+    """Yield a pipeline inside a transaction that commits on leaving; an exception rolls it back.
+
+    Cursors may be fetched after `sync()`, which raises the first error of the statements before it; a cursor fetched
+    without it costs a round trip of its own.
+    """
+    conn._pipeline = _Patient(conn)
+    try:
+        async with conn.pipeline() as pipeline:
+            await conn.execute("begin")
+            yield pipeline
+            await conn.execute("commit")
+    except BaseException:
+        # What made it fail is worth more than a connection that can no longer be told.
+        with suppress(psycopg.Error):
+            await conn.rollback()
+        raise

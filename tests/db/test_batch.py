@@ -1,0 +1,88 @@
+"""A batch: one transaction, sent when somebody waits for an answer, and nothing of it left behind by an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+
+from durable_agent.db.batch import batch
+from durable_agent.db.pool import Connection
+from durable_agent.db.pool import Database as Pools
+from tests.support.postgres import Database
+
+
+@pytest.fixture
+async def conn(database: Database) -> AsyncIterator[Connection]:
+    """An engine connection with a table to write to."""
+    async with Pools.open(database.url, size=1) as pools, pools.transaction() as conn:
+        await conn.execute("create temp table marks (n int primary key)")
+        yield conn
+
+
+async def _marks(conn: Connection) -> list[int]:
+    return [row[0] for row in await (await conn.execute("select n from marks order by n")).fetchall()]
+
+
+async def test_what_is_written_is_there_after_leaving(conn: Connection) -> None:
+    async with batch(conn) as pipeline:
+        await conn.execute("insert into marks values (1)")
+        seen = await conn.execute("select count(*)::int from marks")
+        await pipeline.sync()
+        assert (await seen.fetchone()) == (1,)
+        await conn.execute("insert into marks values (2)")
+    assert await _marks(conn) == [1, 2]
+    assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+async def test_a_fetch_without_a_sync_waits_for_its_answer(conn: Connection) -> None:
+    async with batch(conn):
+        async with asyncio.timeout(5):
+            assert await _marks(conn) == []
+            await conn.execute("insert into marks values (3)")
+            assert await _marks(conn) == [3]
+
+
+async def test_an_exception_rolls_back_what_was_sent_and_what_was_not(conn: Connection) -> None:
+    async def fail() -> None:
+        async with batch(conn) as pipeline:
+            await conn.execute("insert into marks values (1)")
+            await pipeline.sync()
+            await conn.execute("insert into marks values (2)")
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await fail()
+    assert await _marks(conn) == []
+
+
+async def test_the_first_error_is_raised_and_the_connection_serves_on(conn: Connection) -> None:
+    """Statements prepared before, in and after a batch that failed are prepared anew where they have to be."""
+
+    async def add(n: int) -> None:
+        async with batch(conn) as pipeline:
+            await conn.execute("insert into marks values (%s)", (n,))
+            await conn.execute("select %s::int + 1", (n,))
+            await pipeline.sync()
+
+    for n in range(3):
+        await add(n)
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            await add(n)
+        async with batch(conn):
+            added = await conn.execute("select %s::int + 1", (n,))
+            assert (await added.fetchone()) == (n + 1,)
+    assert await _marks(conn) == [0, 1, 2]
+
+
+async def test_an_error_that_the_last_sync_brings_is_not_swallowed(conn: Connection) -> None:
+    async def fail() -> None:
+        async with batch(conn):
+            await conn.execute("insert into marks values (1)")
+            await conn.execute("select 1 / 0")
+
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await fail()
+    assert await _marks(conn) == []
