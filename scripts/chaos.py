@@ -232,16 +232,16 @@ def mutated(directory: Path, mutant: str) -> Path:
     source = directory / "mutant"
     shutil.copytree(Path(__file__).parents[1] / "src", source)
     shutil.copytree(Path(__file__).parents[1] / "alembic", directory / "alembic")
-    verb = source / "durable_agent/engine/settle.py"
-    text = verb.read_text()
-    fence = 'self.state == "leased" and self.claim_no == lease.claim_no and self.token == lease.token'
-    if mutant != "no-fence" or fence not in text:
-        raise SystemExit(f"the mutant {mutant} does not fit the sources")
-    verb.write_text(text.replace(fence, 'self.state == "leased"'))
+    verb = source / "durable_agent/engine/claim.py"
     sql = source / "durable_agent/db/sql/queue.sql"
-    statements = sql.read_text()
-    for name in ("d", "f"):
-        statements = statements.replace(f" and q.claim_no = {name}.claim_no and q.token = {name}.token", "")
+    text, statements = verb.read_text(), sql.read_text()
+    fence = "return self.claim_no == lease.claim_no and self.token == lease.token"
+    written = [f" and k.claim_no = {name}.claim_no and k.token = {name}.token" for name in ("d", "f")]
+    if mutant != "no-fence" or fence not in text or any(one not in statements for one in written):
+        raise SystemExit(f"the mutant {mutant} does not fit the sources")
+    verb.write_text(text.replace(fence, "return self.token is not None"))
+    for one in written:
+        statements = statements.replace(one, "")
     sql.write_text(statements)
     return source
 

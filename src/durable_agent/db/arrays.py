@@ -29,8 +29,6 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def literals(columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, str | None]:
-    """Return rows as parameters: each column's name with its literal, and `all`, the limit that is none (see queue.sql)."""
-    arrays: dict[str, str | None] = dict(zip(columns, map(literal, zip(*rows, strict=True)), strict=True))
-    arrays["all"] = None
-    return arrays
+def literals(columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, str]:
+    """Return rows as parameters: each column's name with its literal."""
+    return dict(zip(columns, map(literal, zip(*rows, strict=True)), strict=True))

@@ -77,11 +77,13 @@ class Picked(NamedTuple):
     failures: int
     crashes: int
     max_crashes: int
+    at: str
     status: str
     last_seq: int
     chain: bytes
     steps_total: int
     steps_left: int
+    run_at: str
     run_input: Any
     goal: str | None
     name: str
@@ -131,7 +133,7 @@ def lease_picked(
         if head is None:
             head = journal.heads[row.tenant, row.run_id] = Head(
                 row.tenant, row.run_id, RunStatus(row.status), row.steps_total, row.steps_left, row.last_seq,
-                row.chain, seen=row.last_seq,
+                row.chain, row.run_at, seen=row.last_seq,
             )  # fmt: skip
         if head.status not in CLAIMABLE:
             if row.status == head.status.value:
@@ -147,7 +149,7 @@ def _lease(journal: Journal, head: Head, row: Picked, worker: str, token: Token,
         journal.move(head, RunEvent.STARTED)
     lease = Lease(row.tenant, row.run_id, row.no, row.claim_no + 1, token)
     note_claim(journal, head, lease, attempt=row.failures + 1, worker=worker)
-    journal.leased.add(row.tenant, row.run_id, row.no, lease.claim_no, lease.token)
+    journal.leased.add(row.at, row.tenant, row.run_id, row.no, lease.claim_no, lease.token)
     return leased_from(lease, row, row.run_input, row.goal, row.outputs or {}, secret)
 
 

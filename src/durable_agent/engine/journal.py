@@ -30,7 +30,7 @@ STEP_KEY = ("tenants", "runs", "nos")
 
 @dataclass(slots=True)
 class Head:
-    """A locked run: what of its row a transaction may change."""
+    """A locked run: what of its row a transaction may change. `at` is where the row lies (ctid), which the lock keeps true."""
 
     tenant: Tenant
     id: RunId
@@ -39,6 +39,7 @@ class Head:
     steps_left: int
     last_seq: int
     chain: bytes
+    at: str
     seen: int
     error: bytes | None = None
     started: bool = False
@@ -81,7 +82,9 @@ class Journal:
         self.requeued = Row(
             QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes", "last_tokens"), guarded=True
         )
-        self.resolved = Row(JOURNAL.resolve_steps, (*key, "deps_left", "taken", "statuses", "errors"), guarded=True)
+        self.resolved = Row(
+            JOURNAL.resolve_steps, ("ats", *key, "deps_left", "taken", "statuses", "errors"), guarded=True
+        )
         self.enqueued = Row(
             QUEUE.enqueue_steps,
             (
@@ -98,7 +101,7 @@ class Journal:
             ),
             guarded=True,
         )
-        self.leased = Row(QUEUE.lease_steps, (*key, *fence), guarded=True)
+        self.leased = Row(QUEUE.lease_steps, ("ats", *key, *fence), guarded=True)
         self.dead = Row(
             JOURNAL.add_dead_letters, (*key, "names", "tools", "reasons", "failures", "messages"), guarded=True
         )
@@ -110,9 +113,9 @@ class Journal:
 
     def take(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Take the rows of `lock_runs` as heads."""
-        for tenant, run_id, status, total, left, last_seq, chain, _started_at in rows:
+        for tenant, run_id, status, total, left, last_seq, chain, at in rows:
             self.heads[tenant, run_id] = Head(
-                tenant, run_id, RunStatus(status), total, left, last_seq, chain, seen=last_seq
+                tenant, run_id, RunStatus(status), total, left, last_seq, chain, at, seen=last_seq
             )
 
     def append(
@@ -161,6 +164,7 @@ class Journal:
         rows = Row(
             JOURNAL.put_runs,
             (
+                "ats",
                 "tenants",
                 "runs",
                 "seen",
@@ -177,7 +181,7 @@ class Journal:
         for h in changed:
             error = h.error.decode() if h.error is not None else None
             rows.add(
-                h.tenant, h.id, h.seen, h.status.value, h.steps_left, h.last_seq, h.chain, error, h.started,
+                h.at, h.tenant, h.id, h.seen, h.status.value, h.steps_left, h.last_seq, h.chain, error, h.started,
                 h.status.final,
             )  # fmt: skip
         return [(rows, await self.send(conn, rows))] if rows.rows else []

@@ -56,6 +56,7 @@ class Child(NamedTuple):
     tenant: int
     run_id: UUID
     no: int
+    at: str
     name: str
     kind: str
     tool: str
@@ -246,7 +247,8 @@ class Promotion:
             error = dumps({"reason": "condition_error"}).decode() if status == "dead_letter" else None
             if status == "queued" and (tenant, run_id) in self.failing:
                 status = "pending"
-            self.journal.resolved.add(tenant, run_id, no, count.deps_left, count.taken, status, error)
+            at = self._children[tenant, run_id, no].at
+            self.journal.resolved.add(at, tenant, run_id, no, count.deps_left, count.taken, status, error)
 
     def enqueue(self, handed: Sequence[Ready], worker: str) -> None:
         """Put the ready steps into the queue: those handed off leased to the worker, the others for whoever claims."""

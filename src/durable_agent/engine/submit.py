@@ -213,7 +213,7 @@ class Writer:
         """Gather a run, its steps, its ready roots and its first events; return the status it starts in."""
         spec, graph = one.submission.spec, one.graph
         head = Head(
-            one.tenant, one.run_id, RunStatus.PENDING, len(spec.steps), len(spec.steps), 0, genesis(one.run_id), 0
+            one.tenant, one.run_id, RunStatus.PENDING, len(spec.steps), len(spec.steps), 0, genesis(one.run_id), "", 0
         )
         self._journal.append(
             head, RunEvent.CREATED, None, {"goal": spec.goal} if spec.goal else None,

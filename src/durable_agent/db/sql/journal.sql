@@ -3,36 +3,47 @@
 select engine_now();
 
 -- name: lock_runs
--- The runs of a batch, in id order (R1). Index: runs_pk. Locks: the run rows, waiting.
-select r.tenant, r.id, r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.started_at
-from (select * from unnest(%(tenants)s::int[], %(runs)s::uuid[]) limit %(all)s) d(tenant, id)
-join runs r on r.tenant = d.tenant and r.id = d.id
-order by r.id for no key update of r;
+-- The runs of a batch; the caller gives them in id order, and so they are locked (R1).
+-- Index: runs_pk. Locks: the run rows, waiting.
+select d.tenant, d.id, r.*
+from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
+cross join lateral (
+  select r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.ctid
+  from runs r where r.tenant = d.tenant and r.id = d.id for no key update
+) r;
 
 -- name: settling
 -- The steps of a batch of outcomes as they stand under their run's lock.
 -- Index: steps_pk, queue_pk. Locks nothing more: the run's lock covers both.
 select d.tenant, d.run_id, d.no, s.name, s.tool, s.children, s.max_attempts, s.max_crashes, s.retry::text,
        coalesce(q.failures, 0), coalesce(q.crashes, 0), q.claim_no, q.token, q.last_token, s.done_token
-from (select * from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) limit %(all)s) d(tenant, run_id, no)
-join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
-left join queue q on q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no;
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
+cross join lateral (
+  select s.* from steps s where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no limit 1
+) s
+left join lateral (
+  select q.* from queue q where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no limit 1
+) q on true;
 
 -- name: pending
 -- Of some steps those that still wait, with all that a claim needs. Index: steps_pk. Locks nothing more.
-select c.tenant, c.run_id, c.no, c.name, c.kind, c.tool, c.input, c.timeout_s, c.deadline_s, c.children, c.max_attempts,
-       c.max_crashes, c.retry::text, c.deps_left, c.taken, c.condition, c.edge_conditions, c.parents, c.route, c.ord,
-       c.claim_no, c.failures, c.crashes
-from (select * from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) limit %(all)s) d(tenant, run_id, no)
-join steps c on c.tenant = d.tenant and c.run_id = d.run_id and c.no = d.no
-where c.status = 'pending';
+select d.tenant, d.run_id, d.no, c.ctid, c.name, c.kind, c.tool, c.input, c.timeout_s, c.deadline_s, c.children,
+       c.max_attempts, c.max_crashes, c.retry::text, c.deps_left, c.taken, c.condition, c.edge_conditions, c.parents,
+       c.route, c.ord, c.claim_no, c.failures, c.crashes
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
+cross join lateral (
+  select c.ctid, c.* from steps c
+  where c.tenant = d.tenant and c.run_id = d.run_id and c.no = d.no and c.status = 'pending' limit 1
+) c;
 
 -- name: outputs
 -- The outputs of those of some steps that succeeded. Index: steps_pk. Locks nothing.
-select s.tenant, s.run_id, s.no, s.name, s.output
-from (select * from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) limit %(all)s) d(tenant, run_id, no)
-join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
-where s.status = 'succeeded';
+select d.tenant, d.run_id, d.no, s.name, s.output
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
+cross join lateral (
+  select s.name, s.output from steps s
+  where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'succeeded' limit 1
+) s;
 
 -- name: run_input
 -- A run's input, for conditions. Index: runs_pk.
@@ -40,31 +51,27 @@ select r.input from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 
 -- name: resolve_steps
 -- Counts down what pending steps wait for, and moves those that are decided (queued, skipped, dead letter).
--- Index: steps_pk. Locks: step rows, under their run's lock.
+-- Index: none, by ctid. Locks: step rows, under their run's lock.
 update steps s
 set deps_left = d.deps_left, taken = d.taken, status = d.status, error = d.error,
     finished_at = case when d.status in ('skipped', 'dead_letter') then %(now)s end
-from (select *
-      from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(deps_left)s::int[], %(taken)s::int[],
-                  %(statuses)s::text[], %(errors)s::text[]::json[])
-      limit %(all)s)
-  d(tenant, run_id, no, deps_left, taken, status, error)
-where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'pending';
+from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(deps_left)s::int[], %(taken)s::int[],
+            %(statuses)s::text[], %(errors)s::text[]::json[])
+  d(at, tenant, run_id, no, deps_left, taken, status, error)
+where s.ctid = d.at and s.tenant + 0 = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'pending';
 
 -- name: put_runs
 -- Writes the heads of locked runs: status, counters, last event and its hash; guarded by the event last seen.
--- Index: runs_pk. Locks: the run rows, held already.
+-- Index: none, by ctid. Locks: the run rows, held already.
 update runs r
 set status = d.status, steps_left = d.steps_left, last_seq = d.last_seq, chain = d.chain, error = coalesce(d.error, r.error),
     started_at = case when d.started then coalesce(r.started_at, %(now)s) else r.started_at end,
     finished_at = case when d.finished then %(now)s end
-from (select *
-      from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[], %(steps_left)s::int[],
-                  %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[], %(started)s::bool[],
-                  %(finished)s::bool[])
-      limit %(all)s)
-  d(tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished)
-where r.tenant = d.tenant and r.id = d.id and r.last_seq = d.seen;
+from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[],
+            %(steps_left)s::int[], %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[],
+            %(started)s::bool[], %(finished)s::bool[])
+  d(at, tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished)
+where r.ctid = d.at and r.tenant + 0 = d.tenant and r.id = d.id and r.last_seq = d.seen;
 
 -- name: add_events
 -- Appends events; a number used twice is an error. Index: events_pk. Locks: the new rows.

@@ -1,7 +1,7 @@
--- Two rules keep every look-up by key a look-up by key, whatever the statistics said when its plan was made.
--- The rows that come as arrays pass a `limit %(all)s` (null: no limit). The planner guesses ten rows for an array it does
--- not see, and next to a small table ten look-ups seem dearer than reading the whole index; behind a limit it does not
--- see either it guesses one row, and one look-up is never dearer.
+-- Plans are made once and kept, often while the tables are empty, and what they look like then is no guide. So no look-up
+-- by key is left to the planner: rows that come as arrays meet the tables in a `lateral` with a `limit`, which admits no
+-- other order, and rows that this transaction has locked are changed by their `ctid`, than which nothing is cheaper (beside
+-- it the tenant is compared as `tenant + 0`: in the primary key's order a whole index can be read to be joined).
 -- A state beside a key is compared as `state || ''`: a bare comparison would prove the predicate of a partial index, which
 -- would be read from end to end.
 
@@ -27,36 +27,38 @@ left join (select tenant, route, ord from head limit 1000) h on true;
 -- name: pick
 -- The oldest ready steps of one tenant, so many of each route, with their run (R2) and all an attempt needs: never waits.
 -- Index: queue_ready in claim order; runs_pk, steps_pk. Locks: the queue row and its run, both skipping what is locked.
-select p.run_id, p.no, p.claim_no, p.failures, p.crashes, p.max_crashes, p.status, p.last_seq, p.chain, p.steps_total,
-       p.steps_left, p.input, p.goal, s.name, s.kind, s.tool, s.input, s.timeout_s, s.deadline_s, s.children, s.max_attempts,
-       s.retry::text, case when cardinality(s.parents) > 0 then (
+select p.run_id, p.no, p.claim_no, p.failures, p.crashes, p.max_crashes, p.at, p.status, p.last_seq, p.chain, p.steps_total,
+       p.steps_left, p.run_at, p.input, p.goal, s.name, s.kind, s.tool, s.input, s.timeout_s, s.deadline_s, s.children,
+       s.max_attempts, s.retry::text, case when cardinality(s.parents) > 0 then (
          select json_object_agg(k.name, k.output) from steps k
-         where k.tenant = s.tenant and k.run_id = s.run_id and k.no = any(s.parents) and k.status = 'succeeded'
+         where k.tenant = %(tenant)s and k.run_id = p.run_id and k.no = any(s.parents) and k.status = 'succeeded'
        ) end
 from unnest(%(routes)s::int[], %(limits)s::int[], %(froms)s::bigint[]) w(route, n, ord)
 cross join lateral (
-  select q.run_id, q.no, q.claim_no, q.failures, q.crashes, q.max_crashes, q.ord, r.status, r.last_seq, r.chain,
-         r.steps_total, r.steps_left, r.input, r.goal
+  select q.run_id, q.no, q.claim_no, q.failures, q.crashes, q.max_crashes, q.ctid as at, r.*
   from queue q
-  join runs r on r.tenant = q.tenant and r.id = q.run_id
+  cross join lateral (
+    select r.status, r.last_seq, r.chain, r.steps_total, r.steps_left, r.ctid as run_at, r.input, r.goal
+    from runs r where r.tenant = %(tenant)s and r.id = q.run_id for no key update skip locked
+  ) r
   where q.tenant = %(tenant)s and q.route = w.route and q.state = 'ready' and q.ord >= w.ord
     and (%(solo)s or q.crashes = 0 or q.crashes < q.max_crashes - 1)
   order by q.ord limit w.n
-  for no key update of q, r skip locked
+  for no key update of q skip locked
 ) p
-join steps s on s.tenant = %(tenant)s and s.run_id = p.run_id and s.no = p.no;
+cross join lateral (
+  select s.* from steps s where s.tenant = %(tenant)s and s.run_id = p.run_id and s.no = p.no limit 1
+) s;
 
 -- name: lease_steps
 -- Turns picked ready steps into leased ones; guarded by the claim number that was seen (R3, R12).
--- Index: queue_pk. Locks: the queue rows, held already.
+-- Index: none, by ctid. Locks: the queue rows, held already.
 update queue q
 set state = 'leased', claim_no = d.claim_no, token = d.token, session = %(session)s, claimed_at = %(now)s,
     deadline_at = %(now)s + make_interval(secs => q.deadline_s), due_at = null
-from (select *
-      from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
-      limit %(all)s)
-  d(tenant, run_id, no, claim_no, token)
-where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
+from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
+  d(at, tenant, run_id, no, claim_no, token)
+where q.ctid = d.at and q.tenant + 0 = d.tenant and q.run_id = d.run_id and q.no = d.no
   and q.state || '' = 'ready' and q.claim_no = d.claim_no - 1;
 
 -- name: enqueue_steps
@@ -81,13 +83,15 @@ set state = d.state,
     due_at = case when d.delay_s is not null then %(now)s + make_interval(secs => d.delay_s) end,
     failures = d.failures, crashes = d.crashes, last_token = d.last_token, token = null, session = null,
     claimed_at = null, deadline_at = null, queued_at = %(now)s
-from (select *
-      from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
-                  %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[])
-      limit %(all)s)
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+            %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[])
   d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes, last_token)
-where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
-  and q.state || '' = 'leased' and q.claim_no = d.claim_no and q.token = d.token;
+cross join lateral (
+  select k.ctid as at from queue k
+  where k.tenant = d.tenant and k.run_id = d.run_id and k.no = d.no
+    and k.state || '' = 'leased' and k.claim_no = d.claim_no and k.token = d.token limit 1
+) x
+where q.ctid = x.at;
 
 -- name: finish_steps
 -- Ends attempts for good: takes the step out of the queue, fenced by claim number and token (R3), and only for what
@@ -95,22 +99,28 @@ where q.tenant = d.tenant and q.run_id = d.run_id and q.no = d.no
 -- Index: queue_pk, steps_pk. Locks: queue rows, step rows by number, under their run's lock.
 with released as (
   delete from queue q
-  using (select *
-         from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
-                     %(statuses)s::text[], %(outputs)s::text[]::json[], %(errors)s::text[]::json[], %(failures)s::int[],
-                     %(crashes)s::int[], %(workers)s::text[], %(done_tokens)s::uuid[])
-         limit %(all)s)
+  using unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+               %(statuses)s::text[], %(outputs)s::text[]::json[], %(errors)s::text[]::json[], %(failures)s::int[],
+               %(crashes)s::int[], %(workers)s::text[], %(done_tokens)s::uuid[])
     f(tenant, run_id, no, claim_no, token, status, output, error, failures, crashes, worker, done_token)
-  where q.tenant = f.tenant and q.run_id = f.run_id and q.no = f.no
-    and q.state || '' = 'leased' and q.claim_no = f.claim_no and q.token = f.token
+  cross join lateral (
+    select k.ctid as at from queue k
+    where k.tenant = f.tenant and k.run_id = f.run_id and k.no = f.no
+      and k.state || '' = 'leased' and k.claim_no = f.claim_no and k.token = f.token limit 1
+  ) x
+  where q.ctid = x.at
   returning q.tenant, q.run_id, q.no, q.claimed_at, f.claim_no, f.status, f.output, f.error, f.failures, f.crashes, f.worker,
             f.done_token
 )
 update steps s
-set status = x.status, output = x.output, error = x.error, claim_no = x.claim_no, failures = x.failures,
-    crashes = x.crashes, done_token = x.done_token, worker = x.worker, started_at = x.claimed_at, finished_at = %(now)s
-from released x
-where s.tenant = x.tenant and s.run_id = x.run_id and s.no = x.no and s.status = 'queued';
+set status = r.status, output = r.output, error = r.error, claim_no = r.claim_no, failures = r.failures,
+    crashes = r.crashes, done_token = r.done_token, worker = r.worker, started_at = r.claimed_at, finished_at = %(now)s
+from released r
+cross join lateral (
+  select k.ctid as at from steps k
+  where k.tenant = r.tenant and k.run_id = r.run_id and k.no = r.no and k.status = 'queued' limit 1
+) x
+where s.ctid = x.at and s.run_id = r.run_id;
 
 -- name: routes_of
 -- The ids of routes by what they stand for. Index: routes_unique.
