@@ -64,10 +64,12 @@ async def test_the_openapi_document_is_whole(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/nowhere", 404), ("PATCH", "/runs", 405), ("GET", "/runs?limit=0", 422)]
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("PATCH", "/runs", 405), ("GET", "/runs?limit=0", 422), ("DELETE", "/keys/%00", 422)],
 )
 async def test_every_error_is_a_problem_document(api: Api, method: str, path: str, status: int) -> None:
     answer = await api.http.request(method, path)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["status"] == status
+    assert {"type", "title", "detail"} <= answer.json().keys()

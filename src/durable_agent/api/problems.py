@@ -6,12 +6,13 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from durable_agent.db.pool import TRANSIENT
+from durable_agent.db.pool import TRANSIENT, first_line
 from durable_agent.errors import DurableAgentError, GraphInvalid
 from durable_agent.telemetry import logger
 
@@ -20,9 +21,10 @@ log = logger("api")
 PROBLEM = "application/problem+json"
 
 
-def problem(status: int, code: str, title: str, headers: dict[str, str] | None = None, **facts: Any) -> Response:
-    """Return a problem document; `code` is the stable end of its type."""
-    body = {"type": f"urn:durable-agent:problem:{code}", "title": title, "status": status, **facts}
+def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None, **facts: Any) -> Response:
+    """Return a problem document; `code` is the stable end of its type, `detail` says what is wrong with this request."""
+    title = code.replace("-", " ").capitalize()
+    body = {"type": f"urn:durable-agent:problem:{code}", "title": title, "status": status, "detail": detail, **facts}
     return Response(orjson.dumps(body, default=str), status, headers, PROBLEM)
 
 
@@ -65,6 +67,11 @@ def install(app: FastAPI) -> None:
         )
         return problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
 
+    @app.exception_handler(psycopg.DataError)
+    async def refused(_: Request, error: psycopg.DataError) -> Response:
+        # A value that no row can have (a NUL in an id): nothing was found or changed by it.
+        return problem(422, "invalid-request", f"a value is not one PostgreSQL can hold: {first_line(error)}")
+
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         if isinstance(error, TRANSIENT):
@@ -92,11 +99,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "required": ["type", "title", "status"],
+    "required": ["type", "title", "status", "detail"],
     "properties": {
         "type": {"type": "string", "description": "stable: urn:durable-agent:problem:CODE"},
-        "title": {"type": "string"},
+        "title": {"type": "string", "description": "the type in words"},
         "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "what is wrong with this request"},
         "field": {"type": "string"},
         "run_id": {"type": "string"},
         "problems": {"type": "array", "items": {"type": "object"}},

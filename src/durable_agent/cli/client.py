@@ -75,7 +75,7 @@ def refusal(answer: httpx2.Response) -> DurableAgentError:
     """Return the error that a refusing answer stands for: CallerError, NotFound, Conflict, OutsideError or ServerFault."""
     try:
         document = orjson.loads(answer.content)
-        text = str(document["title"])
+        text = str(document.get("detail") or document["title"])
         for problem in document.get("problems", ())[1:]:
             text += f"\n  {problem['message']}"
         for error in document.get("errors", ())[1:]:

@@ -1,7 +1,7 @@
 """The machines of a run and of a step: one transition table each, keyed by the event that moves them.
 
 What is not in a table is an error and changes nothing. The tables are what the engine asks before it writes,
-what folds a history back into rows, and what the drawings in `docs/state-machines.md` are made from.
+what folds a history back into rows, and what the drawings in `docs/concepts.md` are made from.
 """
 
 from __future__ import annotations
