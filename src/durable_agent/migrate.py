@@ -75,7 +75,7 @@ def upgrade(url: str) -> str:
     """Bring the schema to this code's revision and return it; any number of processes may do so at once.
 
     `url` must lead straight to PostgreSQL: the lock is a session's. Raises SchemaMismatch when the database is newer
-    than this code, DatabaseUnavailable.
+    than this code, or refuses a statement (the whole migration is then undone); DatabaseUnavailable.
     """
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=10) as lock:
@@ -91,6 +91,11 @@ def upgrade(url: str) -> str:
             return state.head
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {first_line(error)}") from error
+    except psycopg.Error as error:
+        raise SchemaMismatch(
+            f"the migration failed and changed nothing: {first_line(error)};"
+            " give durable-agent a database of its own, whose owner it is"
+        ) from error
 
 
 def _run_alembic(url: str) -> None:

@@ -55,10 +55,13 @@ class Room:
 
     def recall(self, outcomes: Sequence[Outcome]) -> list[Leased] | None:
         """Return what is remembered of each outcome's step; None when one is not, or its event has no fence of its own."""
-        found = [self.held.get(outcome.lease.token) for outcome in outcomes]
-        if None in found or any(isinstance(outcome, Emitted) for outcome in outcomes):
-            return None
-        return found  # type: ignore[return-value]
+        found: list[Leased] = []
+        for outcome in outcomes:
+            one = self.held.get(outcome.lease.token)
+            if one is None or isinstance(outcome, Emitted):
+                return None
+            found.append(one)
+        return found
 
     def note(self, settled: Sequence[Outcome], leased: Iterable[Leased]) -> None:
         """Forget what was settled and remember what was leased, once that is committed.

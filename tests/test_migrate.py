@@ -1,0 +1,69 @@
+"""Migrations: whole or not at all, one at a time, and never backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from durable_agent import migrate
+from durable_agent.embedded import ROLE
+from durable_agent.errors import DatabaseUnavailable, SchemaMismatch
+
+
+@pytest.fixture
+def empty(admin_url: str) -> Iterator[str]:
+    """The URL of a database with nothing in it."""
+    name = f"m_{uuid4().hex[:16]}"
+    with psycopg.connect(admin_url, autocommit=True) as conn:
+        conn.execute(f"create database {name} owner {ROLE}".encode())
+        yield make_conninfo(admin_url, dbname=name, user=ROLE)
+        conn.execute(f"drop database {name} with (force)".encode())
+
+
+def _tables(url: str) -> set[str]:
+    with psycopg.connect(url, autocommit=True) as conn:
+        return {row[0] for row in conn.execute("select tablename from pg_tables where schemaname = 'public'")}
+
+
+def test_an_empty_database_has_no_schema_and_gets_one(empty: str) -> None:
+    assert migrate.check(empty) == migrate.SchemaState(None, migrate.head())
+    assert migrate.upgrade(empty) == migrate.head()
+    assert migrate.check(empty).ok
+    assert {"runs", "steps", "queue", "events", "workers"} <= _tables(empty)
+
+
+def test_any_number_may_migrate_at_once(empty: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(migrate.upgrade, [empty] * 6)) == {migrate.head()}
+    assert migrate.check(empty).ok
+
+
+def test_a_migration_that_fails_leaves_nothing_and_says_on_what(empty: str) -> None:
+    with psycopg.connect(empty, autocommit=True) as conn:
+        conn.execute("create table queue (theirs int)")
+    with pytest.raises(SchemaMismatch, match='relation "queue" already exists'):
+        migrate.upgrade(empty)
+    assert _tables(empty) - {"alembic_version"} == {"queue"}
+    assert migrate.current(empty) is None
+    with psycopg.connect(empty, autocommit=True) as conn:
+        conn.execute("drop table queue")
+    assert migrate.upgrade(empty) == migrate.head()
+
+
+def test_a_newer_schema_is_left_alone(empty: str) -> None:
+    migrate.upgrade(empty)
+    with psycopg.connect(empty, autocommit=True) as conn:
+        conn.execute("update alembic_version set version_num = '9999'")
+    with pytest.raises(SchemaMismatch, match="newer than this code's"):
+        migrate.upgrade(empty)
+    assert migrate.current(empty) == "9999"
+
+
+def test_a_database_that_cannot_be_reached_is_named_as_such() -> None:
+    with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
+        migrate.upgrade("postgresql://nobody@127.0.0.1:1/nothing")
