@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -355,25 +356,22 @@ def others(bench: Bench) -> None:
     bench.query("vacuum analyze")
 
 
-def idle(bench: Bench, seconds: float = 20.0) -> float:
-    """Return the transactions a second of one idle worker, those of measuring taken out."""
+def idle(bench: Bench, seconds: float = 30.0) -> float:
+    """Return the statements a second of one idle worker, counted in PostgreSQL's log."""
     bench.clean()
     zygote = bench.zygote()
-
-    def commits() -> int:
-        bench.query("select pg_stat_force_next_flush()")
-        return int(bench.query("select xact_commit from pg_stat_database where datname = 'durable_agent'")[0][0])
-
-    def rate() -> float:
-        before = commits()
-        time.sleep(seconds)
-        return (commits() - before) / seconds
-
-    own = rate()
+    bench.query("alter database durable_agent set log_min_duration_statement = 0")
+    log = bench.directory / "postgres/postgres.log"
     with bench.workers(zygote, 1):
         bench.until("select count(*)::int from workers where state = 'active'", 1)
-        time.sleep(3)
-        return max(0.0, rate() - own)
+        time.sleep(5)
+        start = log.stat().st_size
+        time.sleep(seconds)
+        with log.open("rb") as lines:
+            lines.seek(start)
+            sent = len(re.findall(rb" ms  (?:execute|statement)", lines.read()))
+    bench.query("alter database durable_agent reset log_min_duration_statement")
+    return sent / seconds
 
 
 def rss_mb(pid: int) -> float:

@@ -7,6 +7,7 @@ nobody memory, and a missed hint costs one poll.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ PAGE: Final = 500
 # How often the watched runs are looked at: as a safety net while hints come, and in place of them.
 SLOW_S: Final = 2.0
 FAST_S: Final = 0.25
-COALESCE_S: Final = 0.01
+# Hints that come while it looks, and for twice as long after, share the next look; at least so long.
+COALESCE_S: Final = 0.002
 
 Key = tuple[Tenant, UUID]
 
@@ -58,12 +60,13 @@ class Hub:
             await self._listener.wait(SLOW_S if self._listener.up else FAST_S)
             self._tick.set()
             self._tick = asyncio.Event()
+            began_s = time.monotonic()
             if self._watchers:
                 try:
                     await self._look()
                 except DatabaseUnavailable:
                     await asyncio.sleep(FAST_S)
-            await asyncio.sleep(COALESCE_S)
+            await asyncio.sleep(max(COALESCE_S, 2 * (time.monotonic() - began_s)))
 
     async def _look(self) -> None:
         keys = list(self._watchers)

@@ -122,8 +122,12 @@ async def _work(settings: Settings, db: Database, registry: Registry, offer: Off
     counters = Counters()
     bell = Bell(db, enabled=settings.listening)
     listener = Listener(db, [READY, CONTROL], enabled=settings.listening)
+    upkeep = Upkeep(
+        db, bell, settings.lease_ttl_s, settings.tick_s, settings.suspicion, settings.suspicion_s,
+        settings.retention_days, counters, relaxed=lambda: listener.up,
+    )  # fmt: skip
     worker = Worker(
-        PostgresBackend(db, offer, bell, listener, counters), registry, settings.max_concurrent_tasks,
+        PostgresBackend(db, offer, bell, listener, counters, upkeep.stir), registry, settings.max_concurrent_tasks,
         poll_s=lambda: settings.poll_s if listener.up else min(settings.poll_s, 0.5), grace_s=settings.drain_grace_s,
         payload_limit_bytes=settings.payload_limit_bytes, lease_s=settings.lease_ttl_s, counters=counters,
     )  # fmt: skip
@@ -132,10 +136,7 @@ async def _work(settings: Settings, db: Database, registry: Registry, offer: Off
         on_beat=lambda beat: worker.beat(beat.sent_s, beat.owned), load=lambda: len(worker.running),
     )  # fmt: skip
     worker.beat_now = heart.now
-    upkeep = Upkeep(
-        db, bell, settings.lease_ttl_s, settings.tick_s, settings.suspicion, settings.suspicion_s,
-        settings.retention_days, counters, worker.ready,
-    )  # fmt: skip
+    upkeep.on_ready = worker.ready
     on_signals(stop.set)
     async with asyncio.TaskGroup() as group:
         loops = [group.create_task(loop) for loop in (bell.run(), listener.run(), upkeep.run())]

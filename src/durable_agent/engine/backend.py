@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psycopg
 
@@ -19,12 +19,16 @@ from durable_agent.telemetry import Counters
 class PostgresBackend:
     """One worker session's way to the engine over its own pool."""
 
-    def __init__(self, db: Database, offer: Offer, bell: Bell, listener: Listener, counters: Counters) -> None:
+    def __init__(
+        self, db: Database, offer: Offer, bell: Bell, listener: Listener, counters: Counters,
+        stir: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._db = db
         self._room = Room(offer)
         self._bell = bell
         self._listener = listener
         self._counters = counters
+        self._stir = stir
 
     async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
         """See `core.port.Backend.exchange`."""
@@ -71,6 +75,8 @@ class PostgresBackend:
     async def wait(self, timeout_s: float) -> frozenset[str]:
         """See `core.port.Backend.wait`."""
         hinted = await self._listener.wait(timeout_s)
+        if hinted:
+            self._stir()
         return frozenset(_HINTS[channel] for channel in hinted if channel in _HINTS)
 
 

@@ -28,6 +28,8 @@ from durable_agent.telemetry import Counters, logger
 
 log = logger("reap")
 
+# While nothing is leased nobody's death matters: so many ticks from look to look, until the first hint of work.
+IDLE = 4
 # After an own reconnect nobody is suspected for so long: a crash of PostgreSQL takes every session away at once (R10).
 QUIET_S = 5.0
 # A process that just started may itself be part of a restart of everything.
@@ -41,17 +43,18 @@ RETENTION = load("retention")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one look found: how many retries fell due, leases to take, whether work is ready, when to look again."""
+    """What one look found: how many retries fell due, leases to take, whether work is ready or leased, when to look again."""
 
     promoted: int
     expired: list[Lost]
     ready: bool
+    leased: bool
     next_due_s: float | None
 
 
 @dataclass(slots=True)
 class Upkeep:
-    """The state of one process's upkeep loop."""
+    """The state of one process's upkeep loop. `relaxed()` allows longer pauses while nothing is leased: hints are heard."""
 
     db: Database
     bell: Bell
@@ -62,13 +65,14 @@ class Upkeep:
     retention_days: int = 30
     counters: Counters = field(default_factory=Counters)
     on_ready: Callable[[], None] | None = None
+    relaxed: Callable[[], bool] = lambda: False
     _quiet_until: float = 0.0
     _sweep_at: float = 0.0
     _partitions_at: float = 0.0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def nudge(self) -> None:
-        """Look at once instead of at the next tick: somebody knows of a change."""
+    def stir(self) -> None:
+        """Take note that somebody may hold a lease by now: the long pause of an idle engine ends."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -77,18 +81,24 @@ class Upkeep:
         self._quiet_until = loop.time() + START_QUIET_S
         wait_s = 0.0
         while True:
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
+            await self._pause(wait_s)
             try:
                 wait_s = await self._tick(loop.time())
             except TRANSIENT as error:
                 log.info("tick_failed", error=first_line(error))
                 self._quiet_until = loop.time() + QUIET_S
                 wait_s = self.tick_s * (0.5 + random.random())
+
+    async def _pause(self, wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                began_s = asyncio.get_running_loop().time()
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+        gone_s = asyncio.get_running_loop().time() - began_s
+        await asyncio.sleep(min(self.tick_s, wait_s - gone_s))
 
     async def _tick(self, now_s: float) -> float:
         """Do what is due and return how long to wait for the next look, in seconds."""
@@ -110,15 +120,16 @@ class Upkeep:
             if now_s >= self._partitions_at:
                 self._partitions_at = now_s + PARTITIONS_S * (0.75 + random.random() / 2)
                 await self.keep_partitions(conn)
-        wait_s = self.tick_s * (0.95 + random.random() / 10)
+        idle = not (seen.leased or seen.ready or seen.expired) and self.relaxed()
+        wait_s = self.tick_s * (0.95 + random.random() / 10) * (IDLE if idle else 1)
         return wait_s if next_due is None else max(0.005, min(wait_s, next_due + 0.002))
 
     async def _look(self, conn: Connection, suspect: bool) -> Seen:
         cursor = await conn.execute(SESSIONS.look, {"suspect": suspect, "grace_s": self.suspicion_s})
         row = await cursor.fetchone()
         if row is None:
-            return Seen(0, [], False, None)
-        suspected, promoted, expired, ready, next_due_s = row
+            return Seen(0, [], False, False, None)
+        suspected, promoted, expired, ready, leased, next_due_s = row
         for worker in suspected or ():
             log.info("worker_suspected", worker=worker, lease_shortened_to_s=self.suspicion_s)
             next_due_s = self.suspicion_s
@@ -126,7 +137,7 @@ class Upkeep:
             Lost(Lease(Tenant(tenant), RunId(UUID(run)), no, claim_no, Token(UUID(token))), why, worker)
             for tenant, run, no, claim_no, token, why, worker in expired or ()
         ]
-        return Seen(promoted, found, ready, next_due_s)
+        return Seen(promoted, found, ready, leased, next_due_s)
 
     async def reap(self, conn: Connection, found: Sequence[Lost]) -> int:
         """Give back the leases that are still nobody's, in one transaction; singly when one of them is a bad row."""

@@ -74,6 +74,7 @@ select (select array_agg(s.worker) from suspected s) as suspected,
        (select json_agg(json_build_array(e.tenant, e.run_id, e.no, e.claim_no, e.token, e.why, e.worker)) from expired e)
          as expired,
        exists (select from queue q where q.state = 'ready') as ready,
+       exists (select from queue q where q.state = 'leased') as leased,
        least((select extract(epoch from min(q.due_at) - engine_now()) from queue q
               where q.state = 'scheduled' and q.due_at > engine_now()),
              (select extract(epoch from min(w.lease_until) - engine_now()) from workers w
