@@ -19,6 +19,17 @@ STATEMENTS = (
       as $$ select clock_timestamp() $$
     """,
     "comment on function engine_now() is 'The only clock of the engine (R5); tests replace it to move time.'",
+    # A write that must change as many rows as it was given says so in the statement, and COMMIT may follow in one breath.
+    """
+    create function require_rows(changed bigint, wanted int, statement text) returns void language plpgsql as $$
+    begin
+      if changed <> wanted then
+        raise exception using errcode = 'DA001',
+          message = format('%s changed %s of %s rows: another writer was first', statement, changed, wanted);
+      end if;
+    end
+    $$
+    """,
     """
     create table tenants (
       tenant     int not null,

@@ -13,7 +13,11 @@ from typing import Any
 import psycopg
 from psycopg import AsyncPipeline
 
-from durable_agent.db.pool import Connection
+from durable_agent.db.pool import Connection, first_line
+from durable_agent.errors import LostRace
+
+# What the function require_rows raises.
+_LOST_RACE = "DA001"
 
 
 class _Patient(AsyncPipeline):
@@ -33,7 +37,7 @@ class _Patient(AsyncPipeline):
 async def batch(conn: Connection) -> AsyncIterator[AsyncPipeline]:
     """Yield a pipeline inside a transaction that commits on leaving; an exception rolls it back.
 
-    Cursors may be fetched after `sync()`, which raises the first error of the statements before it; a cursor fetched
+    Raises LostRace, also on leaving, when a guarded statement changed fewer rows than it was given. Cursors may be fetched after `sync()`, which raises the first error of the statements before it; a cursor fetched
     without it costs a round trip of its own.
     """
     conn._pipeline = _Patient(conn)
@@ -42,8 +46,10 @@ async def batch(conn: Connection) -> AsyncIterator[AsyncPipeline]:
             await conn.execute("begin")
             yield pipeline
             await conn.execute("commit")
-    except BaseException:
+    except BaseException as error:
         # What made it fail is worth more than a connection that can no longer be told.
         with suppress(psycopg.Error):
             await conn.rollback()
+        if isinstance(error, psycopg.Error) and error.sqlstate == _LOST_RACE:
+            raise LostRace(first_line(error)) from error
         raise

@@ -63,6 +63,16 @@ CREATE FUNCTION ensure_partitions(first timestamp with time zone, last timestamp
       return made;
     end
     $$;
+CREATE FUNCTION require_rows(changed bigint, wanted integer, statement text) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+    begin
+      if changed <> wanted then
+        raise exception using errcode = 'DA001',
+          message = format('%s changed %s of %s rows: another writer was first', statement, changed, wanted);
+      end if;
+    end
+    $$;
 CREATE FUNCTION reset_one_empty_partition() RETURNS boolean
     LANGUAGE plpgsql
     AS $$

@@ -11,9 +11,10 @@ from uuid import UUID
 from durable_agent.core.records import RunId, Tenant
 from durable_agent.core.states import IllegalTransition, RunEvent, RunStatus, StepEvent
 from durable_agent.db.arrays import literals
+from durable_agent.db.batch import batch
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
-from durable_agent.engine.journal import JOURNAL, Head, Journal, check, read_now
+from durable_agent.engine.journal import JOURNAL, Head, Journal, read_now
 from durable_agent.engine.settle import close_open_steps
 from durable_agent.errors import Conflict, DatabaseUnavailable, NotFound
 
@@ -38,7 +39,7 @@ class Held:
 async def _locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[Held]:
     """Yield the run under its lock; on leaving, the journal is written and committed. Raises NotFound, Conflict."""
     try:
-        async with db.transaction() as conn, conn.transaction():
+        async with db.transaction() as conn, batch(conn):
             rows = await (
                 await conn.execute(JOURNAL.lock_runs, literals(("tenants", "runs"), [(tenant, run_id)]))
             ).fetchall()
@@ -49,7 +50,7 @@ async def _locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[H
             journal.take(rows)
             held = Held(conn, journal, journal.heads[tenant, run_id])
             yield held
-            check(await journal.write(conn))
+            await journal.write(conn)
     except IllegalTransition as error:
         verb = error.event.removeprefix("run.")
         raise Conflict(

@@ -24,7 +24,7 @@ from durable_agent.db.batch import batch
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
 from durable_agent.engine.claim import Leased, Picked, Step, lease_picked, leased_from, pick
-from durable_agent.engine.journal import JOURNAL, QUEUE, Journal, RunKey, check
+from durable_agent.engine.journal import JOURNAL, QUEUE, Journal, RunKey
 from durable_agent.engine.promote import Promotion, Ready
 from durable_agent.engine.routes import Routes
 from durable_agent.engine.settle import Reads, Settlement, conclude, read
@@ -117,31 +117,31 @@ async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, fre
 
 
 async def _exchange(db: Database, room: Room, ask: Ask, held: Sequence[Leased] | None) -> Done:
-    async with db.transaction() as conn, batch(conn) as pipeline:
-        steps = None if held is None else [one.step for one in held]
-        reads = await read(conn, ask.outcomes, steps) if ask.outcomes else None
-        picks = [(tenant, await pick(conn, tenant, s, solo=ask.solo)) for tenant, s in ask.shares.items()]
-        turns = await conn.execute(QUEUE.turns if ask.slots > 0 else JOURNAL.now)
-        await pipeline.sync()
-        rows = await turns.fetchall()
-        journal = Journal(rows[0][0], room.offer.session)
-        settlement, promotion = await _settle(conn, journal, reads, ask.outcomes, steps, room.offer.worker)
-        picked = await _picked(picks)
-        await _know_secrets(conn, room, picked)
-        if ask.slots > 0:
-            await _learn(conn, room, rows, promotion.ready)
-        handed = _hand_off(room, promotion.ready, ask.slots - len(picked)) if held else []
-        promotion.enqueue(handed, room.offer.worker)
-        await conclude(conn, settlement, promotion)
-        leased = lease_picked(
-            journal, picked, limit=ask.slots - len(handed), worker=room.offer.worker, secrets=room.secrets
-        )
-        sent = await journal.write(conn)
-        await cancel_failed(conn, journal, settlement)
-        outputs = await promotion.read_outputs(conn, handed)
-        await pipeline.sync()
-        check(sent)
-        leased += _handed(room, promotion, handed, held or (), await outputs.fetchall() if outputs is not None else ())
+    steps = None if held is None else [one.step for one in held]
+    async with db.transaction() as conn:
+        async with batch(conn) as pipeline:
+            reads = await read(conn, ask.outcomes, steps) if ask.outcomes else None
+            picks = [(tenant, await pick(conn, tenant, s, solo=ask.solo)) for tenant, s in ask.shares.items()]
+            turns = await conn.execute(QUEUE.turns if ask.slots > 0 else JOURNAL.now)
+            await pipeline.sync()
+            rows = await turns.fetchall()
+            journal = Journal(rows[0][0], room.offer.session)
+            settlement, promotion = await _settle(conn, journal, reads, ask.outcomes, steps, room.offer.worker)
+            picked = await _picked(picks)
+            await _know_secrets(conn, room, picked)
+            if ask.slots > 0:
+                await _learn(conn, room, rows, promotion.ready)
+            handed = _hand_off(room, promotion.ready, ask.slots - len(picked)) if held else []
+            promotion.enqueue(handed, room.offer.worker)
+            await conclude(conn, settlement, promotion)
+            leased = lease_picked(
+                journal, picked, limit=ask.slots - len(handed), worker=room.offer.worker, secrets=room.secrets
+            )
+            await journal.write(conn)
+            await cancel_failed(conn, journal, settlement)
+            late = await promotion.read_outputs(conn, handed)
+        outputs = await late.fetchall() if late is not None else ()
+    leased += _handed(room, promotion, handed, held or (), outputs)
     room.note(ask.outcomes, leased)
     return _done(room, journal, settlement, promotion, leased, picked, ask.shares)
 

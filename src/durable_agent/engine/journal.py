@@ -18,7 +18,6 @@ from durable_agent.core.states import RunEvent, RunStatus, StepEvent, next_run
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
 from durable_agent.db.sql import load
-from durable_agent.errors import LostRace
 
 QUEUE = load("queue")
 JOURNAL = load("journal")
@@ -56,7 +55,6 @@ class Row:
 
     statement: str
     columns: tuple[str, ...]
-    guarded: bool
     rows: list[tuple[Any, ...]] = field(default_factory=list)
 
     def add(self, *values: Any) -> None:
@@ -77,14 +75,11 @@ class Journal:
         self.finished = Row(
             QUEUE.finish_steps,
             (*key, *fence, "statuses", "outputs", "errors", "failures", "crashes", "workers", "done_tokens"),
-            guarded=True,
         )
         self.requeued = Row(
-            QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes", "last_tokens"), guarded=True
+            QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes", "last_tokens")
         )
-        self.resolved = Row(
-            JOURNAL.resolve_steps, ("ats", *key, "deps_left", "taken", "statuses", "errors"), guarded=True
-        )
+        self.resolved = Row(JOURNAL.resolve_steps, ("ats", *key, "deps_left", "taken", "statuses", "errors"))
         self.enqueued = Row(
             QUEUE.enqueue_steps,
             (
@@ -99,16 +94,11 @@ class Journal:
                 "tokens",
                 "deadlines",
             ),
-            guarded=True,
         )
-        self.leased = Row(QUEUE.lease_steps, ("ats", *key, *fence), guarded=True)
-        self.dead = Row(
-            JOURNAL.add_dead_letters, (*key, "names", "tools", "reasons", "failures", "messages"), guarded=True
-        )
+        self.leased = Row(QUEUE.lease_steps, ("ats", *key, *fence))
+        self.dead = Row(JOURNAL.add_dead_letters, (*key, "names", "tools", "reasons", "failures", "messages"))
         self._events = Row(
-            JOURNAL.add_events,
-            ("tenants", "runs", "seqs", "step_nos", "types", "hashes", "data", "details"),
-            guarded=True,
+            JOURNAL.add_events, ("tenants", "runs", "seqs", "step_nos", "types", "hashes", "data", "details")
         )
 
     def take(self, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -145,21 +135,20 @@ class Journal:
         """How many events were appended."""
         return len(self._events.rows)
 
-    async def write(self, conn: Connection) -> list[tuple[Row, Any]]:
-        """Queue every statement on the pipeline; `check` their cursors after the next sync."""
-        sent: list[tuple[Row, Any]] = []
+    async def write(self, conn: Connection) -> None:
+        """Queue every statement on the pipeline. One that changes fewer rows than it is given raises LostRace at the sync."""
         for row in (self.finished, self.requeued, self.resolved, self.enqueued, self.leased, self.dead, self._events):
-            if row.rows:
-                sent.append((row, await self.send(conn, row)))
-        sent.extend(await self._write_heads(conn))
-        return sent
+            await self.send(conn, row)
+        await self._write_heads(conn)
 
-    async def send(self, conn: Connection, row: Row) -> Any:
-        """Queue one statement with its rows as arrays."""
-        arrays = literals(row.columns, row.rows)
-        return await conn.execute(row.statement, {**arrays, "now": self.now, "session": self.session})
+    async def send(self, conn: Connection, row: Row) -> None:
+        """Queue one statement with its rows as arrays, if there are any."""
+        if row.rows:
+            arrays = literals(row.columns, row.rows)
+            more = {"now": self.now, "session": self.session, "rows": len(row.rows)}
+            await conn.execute(row.statement, {**arrays, **more})
 
-    async def _write_heads(self, conn: Connection) -> list[tuple[Row, Any]]:
+    async def _write_heads(self, conn: Connection) -> None:
         changed = [head for head in self.heads.values() if head.last_seq != head.seen]
         rows = Row(
             JOURNAL.put_runs,
@@ -176,7 +165,6 @@ class Journal:
                 "started",
                 "finished",
             ),
-            guarded=True,
         )
         for h in changed:
             error = h.error.decode() if h.error is not None else None
@@ -184,18 +172,7 @@ class Journal:
                 h.at, h.tenant, h.id, h.seen, h.status.value, h.steps_left, h.last_seq, h.chain, error, h.started,
                 h.status.final,
             )  # fmt: skip
-        return [(rows, await self.send(conn, rows))] if rows.rows else []
-
-
-def check(sent: Sequence[tuple[Row, Any]]) -> None:
-    """Return if every guarded statement changed as many rows as it was given. Raises LostRace otherwise.
-
-    Called before the commit, so that a lost race rolls the whole transaction back.
-    """
-    for row, cursor in sent:
-        if row.guarded and cursor.rowcount != len(row.rows):
-            name = row.statement.split("*/")[0].strip("/* ")
-            raise LostRace(f"{name} changed {cursor.rowcount} of {len(row.rows)} rows: another writer was first")
+        await self.send(conn, rows)
 
 
 async def read_now(conn: Connection) -> Any:

@@ -21,7 +21,7 @@ from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
 from durable_agent.engine.claim import Step
 from durable_agent.engine.exchange import SESSIONS, cancel_failed
-from durable_agent.engine.journal import Journal, check, read_now
+from durable_agent.engine.journal import Journal, read_now
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Lost, Settlement, conclude, read
 from durable_agent.telemetry import Counters, logger
@@ -174,10 +174,8 @@ class Upkeep:
             lost = [x for x in found if x.lease.token in still and (x.lease.run_id, x.lease.step_no) in rows]
             settlement.settle(lost, [rows[x.lease.run_id, x.lease.step_no] for x in lost])
             await conclude(conn, settlement, Promotion(journal))
-            sent = await journal.write(conn)
+            await journal.write(conn)
             await cancel_failed(conn, journal, settlement)
-            await pipeline.sync()
-            check(sent)
         taken = [x for x, v in zip(lost, settlement.verdicts, strict=True) if v is Verdict.OK]
         for x in taken:
             log.warning(

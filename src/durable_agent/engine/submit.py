@@ -24,7 +24,7 @@ from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
-from durable_agent.engine.journal import Head, Journal, Row, check, read_now
+from durable_agent.engine.journal import Head, Journal, Row, read_now
 from durable_agent.engine.routes import RouteKey, Routes
 from durable_agent.errors import DatabaseUnavailable, DurableAgentError, KeyReused
 
@@ -112,9 +112,7 @@ async def _store(
                         results[one.run_id] = Submitted(
                             one.run_id, writer.add(one).value, True, warnings_for(one, memory)
                         )
-                    sent = await writer.write(conn)
-                    await pipeline.sync()
-                    check(sent)
+                    await writer.write(conn)
     except TRANSIENT as error:
         raise DatabaseUnavailable(f"the run was not stored: {first_line(error)}; send it again") from error
     return [results[p.run_id] for p in plans]
@@ -199,14 +197,12 @@ class Writer:
             SUBMIT.add_runs,
             ("tenants", "runs", "statuses", "steps_total", "steps_left", "last_seqs", "chains", "lanes", "graphs",
              "goals", "errors", "inputs", "metadata"),
-            guarded=True,
         )  # fmt: skip
         self._steps = Row(
             SUBMIT.add_steps,
             ("tenants", "runs", "nos", "statuses", "deps_left", "max_attempts", "max_crashes", "routes", "ords", "timeouts",
              "deadlines", "names", "kinds", "tools", "conditions", "parents", "children", "edge_conditions", "retries",
              "inputs", "errors"),
-            guarded=True,
         )  # fmt: skip
 
     def add(self, one: Planned) -> RunStatus:
@@ -277,10 +273,11 @@ class Writer:
         elif head.steps_left == 0:
             self._journal.move(head, RunEvent.COMPLETED)
 
-    async def write(self, conn: Connection) -> list[tuple[Row, Any]]:
-        """Queue every statement on the pipeline; `check` their cursors after the next sync."""
-        sent = [(row, await self._journal.send(conn, row)) for row in (self._runs, self._steps) if row.rows]
-        return sent + await self._journal.write(conn)
+    async def write(self, conn: Connection) -> None:
+        """Queue every statement on the pipeline."""
+        for row in (self._runs, self._steps):
+            await self._journal.send(conn, row)
+        await self._journal.write(conn)
 
 
 class Submitter:

@@ -52,26 +52,34 @@ select r.input from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 -- name: resolve_steps
 -- Counts down what pending steps wait for, and moves those that are decided (queued, skipped, dead letter).
 -- Index: none, by ctid. Locks: step rows, under their run's lock.
-update steps s
-set deps_left = d.deps_left, taken = d.taken, status = d.status, error = d.error,
-    finished_at = case when d.status in ('skipped', 'dead_letter') then %(now)s end
-from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(deps_left)s::int[], %(taken)s::int[],
-            %(statuses)s::text[], %(errors)s::text[]::json[])
-  d(at, tenant, run_id, no, deps_left, taken, status, error)
-where s.ctid = d.at and s.tenant + 0 = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'pending';
+with changed as (
+  update steps s
+  set deps_left = d.deps_left, taken = d.taken, status = d.status, error = d.error,
+      finished_at = case when d.status in ('skipped', 'dead_letter') then %(now)s end
+  from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(deps_left)s::int[], %(taken)s::int[],
+              %(statuses)s::text[], %(errors)s::text[]::json[])
+    d(at, tenant, run_id, no, deps_left, taken, status, error)
+  where s.ctid = d.at and s.tenant + 0 = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'pending'
+  returning 1
+)
+select require_rows((select count(*) from changed), %(rows)s, 'resolve_steps');
 
 -- name: put_runs
 -- Writes the heads of locked runs: status, counters, last event and its hash; guarded by the event last seen.
 -- Index: none, by ctid. Locks: the run rows, held already.
-update runs r
-set status = d.status, steps_left = d.steps_left, last_seq = d.last_seq, chain = d.chain, error = coalesce(d.error, r.error),
-    started_at = case when d.started then coalesce(r.started_at, %(now)s) else r.started_at end,
-    finished_at = case when d.finished then %(now)s end
-from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[],
-            %(steps_left)s::int[], %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[],
-            %(started)s::bool[], %(finished)s::bool[])
-  d(at, tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished)
-where r.ctid = d.at and r.tenant + 0 = d.tenant and r.id = d.id and r.last_seq = d.seen;
+with changed as (
+  update runs r
+  set status = d.status, steps_left = d.steps_left, last_seq = d.last_seq, chain = d.chain, error = coalesce(d.error, r.error),
+      started_at = case when d.started then coalesce(r.started_at, %(now)s) else r.started_at end,
+      finished_at = case when d.finished then %(now)s end
+  from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[],
+              %(steps_left)s::int[], %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[],
+              %(started)s::bool[], %(finished)s::bool[])
+    d(at, tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished)
+  where r.ctid = d.at and r.tenant + 0 = d.tenant and r.id = d.id and r.last_seq = d.seen
+  returning 1
+)
+select require_rows((select count(*) from changed), %(rows)s, 'put_runs');
 
 -- name: add_events
 -- Appends events; a number used twice is an error. Index: events_pk. Locks: the new rows.

@@ -53,13 +53,17 @@ cross join lateral (
 -- name: lease_steps
 -- Turns picked ready steps into leased ones; guarded by the claim number that was seen (R3, R12).
 -- Index: none, by ctid. Locks: the queue rows, held already.
-update queue q
-set state = 'leased', claim_no = d.claim_no, token = d.token, session = %(session)s, claimed_at = %(now)s,
-    deadline_at = %(now)s + make_interval(secs => q.deadline_s), due_at = null
-from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
-  d(at, tenant, run_id, no, claim_no, token)
-where q.ctid = d.at and q.tenant + 0 = d.tenant and q.run_id = d.run_id and q.no = d.no
-  and q.state || '' = 'ready' and q.claim_no = d.claim_no - 1;
+with changed as (
+  update queue q
+  set state = 'leased', claim_no = d.claim_no, token = d.token, session = %(session)s, claimed_at = %(now)s,
+      deadline_at = %(now)s + make_interval(secs => q.deadline_s), due_at = null
+  from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
+    d(at, tenant, run_id, no, claim_no, token)
+  where q.ctid = d.at and q.tenant + 0 = d.tenant and q.run_id = d.run_id and q.no = d.no
+    and q.state || '' = 'ready' and q.claim_no = d.claim_no - 1
+  returning 1
+)
+select require_rows((select count(*) from changed), %(rows)s, 'lease_steps');
 
 -- name: enqueue_steps
 -- Puts promoted steps into the queue: ready, held (paused run) or leased at once to the worker that made them ready.
@@ -78,20 +82,24 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(routes)s::in
 -- name: requeue_steps
 -- Ends attempts that are to be made again: back to ready, held or scheduled; fenced by claim number and token (R3).
 -- Index: queue_pk. Locks: the queue rows, under their run's lock.
-update queue q
-set state = d.state,
-    due_at = case when d.delay_s is not null then %(now)s + make_interval(secs => d.delay_s) end,
-    failures = d.failures, crashes = d.crashes, last_token = d.last_token, token = null, session = null,
-    claimed_at = null, deadline_at = null, queued_at = %(now)s
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
-            %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[])
-  d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes, last_token)
-cross join lateral (
-  select k.ctid as at from queue k
-  where k.tenant = d.tenant and k.run_id = d.run_id and k.no = d.no
-    and k.state || '' = 'leased' and k.claim_no = d.claim_no and k.token = d.token limit 1
-) x
-where q.ctid = x.at;
+with changed as (
+  update queue q
+  set state = d.state,
+      due_at = case when d.delay_s is not null then %(now)s + make_interval(secs => d.delay_s) end,
+      failures = d.failures, crashes = d.crashes, last_token = d.last_token, token = null, session = null,
+      claimed_at = null, deadline_at = null, queued_at = %(now)s
+  from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+              %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[])
+    d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes, last_token)
+  cross join lateral (
+    select k.ctid as at from queue k
+    where k.tenant = d.tenant and k.run_id = d.run_id and k.no = d.no
+      and k.state || '' = 'leased' and k.claim_no = d.claim_no and k.token = d.token limit 1
+  ) x
+  where q.ctid = x.at
+  returning 1
+)
+select require_rows((select count(*) from changed), %(rows)s, 'requeue_steps');
 
 -- name: finish_steps
 -- Ends attempts for good: takes the step out of the queue, fenced by claim number and token (R3), and only for what
@@ -111,16 +119,19 @@ with released as (
   where q.ctid = x.at
   returning q.tenant, q.run_id, q.no, q.claimed_at, f.claim_no, f.status, f.output, f.error, f.failures, f.crashes, f.worker,
             f.done_token
+), changed as (
+  update steps s
+  set status = r.status, output = r.output, error = r.error, claim_no = r.claim_no, failures = r.failures,
+      crashes = r.crashes, done_token = r.done_token, worker = r.worker, started_at = r.claimed_at, finished_at = %(now)s
+  from released r
+  cross join lateral (
+    select k.ctid as at from steps k
+    where k.tenant = r.tenant and k.run_id = r.run_id and k.no = r.no and k.status = 'queued' limit 1
+  ) x
+  where s.ctid = x.at and s.run_id = r.run_id
+  returning 1
 )
-update steps s
-set status = r.status, output = r.output, error = r.error, claim_no = r.claim_no, failures = r.failures,
-    crashes = r.crashes, done_token = r.done_token, worker = r.worker, started_at = r.claimed_at, finished_at = %(now)s
-from released r
-cross join lateral (
-  select k.ctid as at from steps k
-  where k.tenant = r.tenant and k.run_id = r.run_id and k.no = r.no and k.status = 'queued' limit 1
-) x
-where s.ctid = x.at and s.run_id = r.run_id;
+select require_rows((select count(*) from changed), %(rows)s, 'finish_steps');
 
 -- name: routes_of
 -- The ids of routes by what they stand for. Index: routes_unique.
