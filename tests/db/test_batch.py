@@ -11,6 +11,7 @@ import pytest
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import Connection
 from durable_agent.db.pool import Database as Pools
+from durable_agent.errors import LostRace
 from tests.support.postgres import Database
 
 
@@ -84,5 +85,28 @@ async def test_an_error_that_the_last_sync_brings_is_not_swallowed(conn: Connect
             await conn.execute("select 1 / 0")
 
     with pytest.raises(psycopg.errors.DivisionByZero):
+        await fail()
+    assert await _marks(conn) == []
+
+
+async def test_of_many_answers_that_come_in_pieces_the_first_error_is_raised(conn: Connection) -> None:
+    async def fail() -> None:
+        async with batch(conn):
+            await conn.execute("select 1 / 0")
+            for _ in range(50):
+                await conn.execute("select length(%s)", ("x" * 400_000,))
+
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await fail()
+    assert await _marks(conn) == []
+
+
+async def test_a_guard_that_does_not_hold_is_a_lost_race_and_nothing_is_written(conn: Connection) -> None:
+    async def fail() -> None:
+        async with batch(conn):
+            await conn.execute("insert into marks values (1)")
+            await conn.execute("select require_rows(1, 2, 'a_statement')")
+
+    with pytest.raises(LostRace, match="a_statement changed 1 of 2 rows"):
         await fail()
     assert await _marks(conn) == []

@@ -50,6 +50,16 @@ async def batch(conn: Connection) -> AsyncIterator[AsyncPipeline]:
         # What made it fail is worth more than a connection that can no longer be told.
         with suppress(psycopg.Error):
             await conn.rollback()
-        if isinstance(error, psycopg.Error) and error.sqlstate == _LOST_RACE:
-            raise LostRace(first_line(error)) from error
+        first = _first(error)
+        if isinstance(first, psycopg.Error) and first.sqlstate == _LOST_RACE:
+            raise LostRace(first_line(first)) from first
+        if first is not error:
+            raise first from None
         raise
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the error that made the pipeline abort: psycopg may raise what came after it, which tells nothing."""
+    while isinstance(error, psycopg.errors.PipelineAborted) and error.__context__ is not None:
+        error = error.__context__
+    return error

@@ -162,6 +162,8 @@ async def _settle(
     else:
         rows = {(row[0], row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
         known = [(o, rows.get((o.lease.tenant, o.lease.run_id, o.lease.step_no))) for o in outcomes]
+        if any(step and step.run not in journal.heads for _, step in known):
+            raise LostRace("a run that is there could not be locked")  # never an answer: the lease may be alive
         settlement.settle([o for o, step in known if step], [step for _, step in known if step])
         answers = iter(settlement.verdicts)
         settlement.verdicts = [next(answers) if step else Verdict.LOST for _, step in known]
