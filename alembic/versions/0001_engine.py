@@ -339,7 +339,7 @@ STATEMENTS = (
     "create table runs_default partition of runs default",
     "create table steps_default partition of steps default",
     "create table events_default partition of events default",
-    "select ensure_partitions(clock_timestamp() - interval '7 days', clock_timestamp() + interval '28 days')",
+    "select ensure_partitions(clock_timestamp() - interval '1 day', clock_timestamp() + interval '14 days')",
 )
 
 

@@ -35,7 +35,7 @@ QUIET_S = 5.0
 # A process that just started may itself be part of a restart of everything.
 START_QUIET_S = 1.0
 SWEEP_S = 60.0
-# Weeks are made a month ahead and dropped a week at a time: an hour more or less does not matter.
+# Weeks are made a fortnight ahead and dropped a week at a time: an hour more or less does not matter.
 PARTITIONS_S = 3600.0
 
 RETENTION = load("retention")
