@@ -33,7 +33,8 @@ class PostgresBackend:
     async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
         """See `core.port.Backend.exchange`."""
         try:
-            if free > 0 and not self._room.turns and not await look(self._db, self._room) and not outcomes:
+            known = self._room.turns or self._room.usual
+            if free > 0 and not known and not await look(self._db, self._room) and not outcomes:
                 return NOTHING
             done = await self._exchange(outcomes, free=free, solo=solo)
         except (*TRANSIENT, LostRace) as error:

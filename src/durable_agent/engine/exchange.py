@@ -35,12 +35,17 @@ SESSIONS = load("sessions")
 
 @dataclass(slots=True)
 class Room:
-    """What a worker session remembers between exchanges: its leases, whose turn it is, what stands for what."""
+    """What a worker session remembers between exchanges: its leases, whose turn it is, what stands for what.
+
+    `usual` is the only route there was work on when there last was any: a worker that is woken asks there without a
+    look first. With several routes it looks, for then their order matters.
+    """
 
     offer: Offer
     routes: Routes = field(default_factory=Routes)
     secrets: dict[Tenant, bytes] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
+    usual: tuple[Turn, ...] = ()
     round: int = 0
     held: dict[Token, Leased] = field(default_factory=dict)
 
@@ -104,7 +109,7 @@ async def look(db: Database, room: Room) -> bool:
 
 async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
     """Settle the outcomes and claim up to `free` steps. See `core.port.Backend.exchange`."""
-    ask = Ask(outcomes, max(free, 0), share(room.turns, max(free, 0), after=room.round), solo)
+    ask = Ask(outcomes, max(free, 0), share(room.turns or room.usual, max(free, 0), after=room.round), solo)
     room.round += 1
     held = room.recall(outcomes)
     if held is not None:
@@ -184,6 +189,8 @@ async def _learn(conn: Connection, room: Room, rows: Sequence[Any], ready: Seque
     seen = {(tenant, route) for tenant, route, _ in turns} | {(step.tenant, step.route) for step in ready}
     await room.routes.describe(conn, seen)
     room.turns = tuple(Turn(*turn) for turn in turns if room.serves(turn[0], turn[1]))
+    if room.turns:
+        room.usual = tuple(Turn(turn.tenant, turn.route, 0) for turn in room.turns) if len(room.turns) == 1 else ()
 
 
 async def _know_secrets(conn: Connection, room: Room, picked: Sequence[Picked]) -> None:
