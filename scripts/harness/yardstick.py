@@ -26,18 +26,22 @@ def measure(bin_dir: Path, admin_url: str, directory: Path) -> dict[str, dict[in
         conn.execute("create table yard (id bigint generated always as identity primary key, state int not null)")
         conn.execute("create index on yard (id) where state = 0")
     found: dict[str, dict[int, float]] = {}
-    for name, script in (("commits", _INSERT), ("claim and complete", _PAIR)):
-        file = directory / "yardstick.sql"
-        file.write_text(script)
-        found[name] = {}
-        for clients in CLIENTS:
-            if name != "commits":
-                with psycopg.connect(admin_url, autocommit=True) as conn:
-                    conn.execute("truncate yard")
-                    conn.execute("insert into yard (state) select 0 from generate_series(1, 150000)")
-                    conn.execute("vacuum analyze yard")
-            found[name][clients] = _pgbench(bin_dir, admin_url, file, clients)
+    file = directory / "commits.sql"
+    file.write_text(_INSERT)
+    found["commits"] = {clients: _pgbench(bin_dir, admin_url, file, clients) for clients in CLIENTS}
+    found["claim and complete"] = {clients: pairs(bin_dir, admin_url, directory, clients) for clients in CLIENTS}
     return found
+
+
+def pairs(bin_dir: Path, admin_url: str, directory: Path, clients: int) -> float:
+    """Return pairs of claim and complete a second."""
+    with psycopg.connect(admin_url, autocommit=True) as conn:
+        conn.execute("truncate yard")
+        conn.execute("insert into yard (state) select 0 from generate_series(1, 150000)")
+        conn.execute("vacuum analyze yard")
+    file = directory / "pairs.sql"
+    file.write_text(_PAIR)
+    return _pgbench(bin_dir, admin_url, file, clients)
 
 
 def _pgbench(bin_dir: Path, url: str, script: Path, clients: int) -> float:
