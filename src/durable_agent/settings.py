@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     lease_ttl_s: float = Field(30.0, description="How long a lease lives without a heartbeat; seconds.", ge=1, le=3600)
     beat_s: float = Field(6.0, description="How often a worker's heart beats; seconds.", gt=0, le=600)
     tick_s: float = Field(
-        0.5,
+        0.4,
         description="How often a process looks for lost leases and due retries (a quarter as often when idle); seconds.",
         gt=0,
         le=60,
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         25.0, description="How long steps may go on after SIGTERM before they are given back; seconds.", ge=0
     )
     suspicion: bool = Field(True, description="Shorten the leases of a worker whose liveness session is gone.")
-    suspicion_s: float = Field(0.3, description="What is left of a suspected worker's leases; seconds.", gt=0, le=60)
+    suspicion_s: float = Field(0.4, description="What is left of a suspected worker's leases; seconds.", gt=0, le=60)
     listen: Literal["on", "off"] = Field("on", description="LISTEN/NOTIFY; off: everything polls.")
 
     max_attempts: int = Field(5, description="How many attempts a step has that brings no retry policy.", ge=1, le=1000)

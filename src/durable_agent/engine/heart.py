@@ -104,7 +104,8 @@ class Heart:
             except (psycopg.Error, OSError) as error:
                 failures += 1
                 log.info("heart_disconnected", error=first_line(error), attempt=failures)
-                if not self._stopping:
+                # At once after a loss, for the lease may be short by now; with growing pauses when that fails.
+                if not self._stopping and failures > 1:
                     self._watch_loop()
                     time.sleep(min(RETRY_CAP_S, RETRY_S * 2.0 ** min(failures, 10)) * (0.5 + random.random() / 2))
 

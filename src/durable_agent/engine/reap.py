@@ -61,7 +61,7 @@ class Upkeep:
     ttl_s: float
     tick_s: float
     suspicion: bool = True
-    suspicion_s: float = 0.3
+    suspicion_s: float = 0.4
     retention_days: int = 30
     counters: Counters = field(default_factory=Counters)
     on_ready: Callable[[], None] | None = None
