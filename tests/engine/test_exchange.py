@@ -91,6 +91,30 @@ async def test_a_result_told_twice_is_accepted_once(engine: Engine) -> None:
     assert (await engine.events(run)).count(("step.succeeded", "a")) == 1
 
 
+async def test_a_worker_that_remembers_a_lease_is_told_what_became_of_it(engine: Engine) -> None:
+    """The session settles from memory; when that is out of date the rows decide, and nothing of the batch is lost."""
+    runs = [await engine.submit(run_of(step("a"))) for _ in range(3)]
+    hand = engine.hand()
+    first, second, third = await hand.claim()
+    remembered = dict(hand.room.held)
+    assert await hand.succeed(first) is Verdict.OK
+    await control.cancel(engine.pools, DEFAULT_TENANT, second.lease.run_id, actor="somebody")
+    hand.room.held.update(remembered)  # as if the commit's answer had been lost
+    assert await hand.settle(ok(first), ok(second), ok(third)) == [Verdict.ALREADY, Verdict.LOST, Verdict.OK]
+    events = [await engine.events(run) for run in runs]
+    assert sorted(story.count(("step.succeeded", "a")) for story in events) == [0, 1, 1]
+    assert hand.room.held == {}
+
+
+async def test_what_a_session_remembers_is_bounded(engine: Engine) -> None:
+    hand = engine.hand()
+    for _ in range(3):
+        for _ in range(hand.room.offer.concurrency):
+            await engine.submit(run_of(step("a")))
+        assert len(await hand.claim()) == hand.room.offer.concurrency
+    assert len(hand.room.held) == 2 * hand.room.offer.concurrency
+
+
 async def test_a_failure_told_twice_is_counted_once(engine: Engine) -> None:
     run = await engine.submit(run_of(step("a")))
     hand = engine.hand()
