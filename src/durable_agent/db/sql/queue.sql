@@ -30,8 +30,12 @@ left join (select tenant, route, ord from head limit 1000) h on true;
 select p.run_id, p.no, p.claim_no, p.failures, p.crashes, p.max_crashes, p.at, p.status, p.last_seq, p.chain, p.steps_total,
        p.steps_left, p.run_at, p.input, p.goal, s.name, s.kind, s.tool, s.input, s.timeout_s, s.deadline_s, s.children,
        s.max_attempts, s.retry::text, case when cardinality(s.parents) > 0 then (
-         select json_object_agg(k.name, k.output) from steps k
-         where k.tenant = %(tenant)s and k.run_id = p.run_id and k.no = any(s.parents) and k.status = 'succeeded'
+         select json_object_agg(k.name, k.output)
+         from unnest(s.parents) u(no)
+         cross join lateral (
+           select k.name, k.output from steps k
+           where k.tenant = %(tenant)s and k.run_id = p.run_id and k.no = u.no and k.status = 'succeeded' limit 1
+         ) k
        ) end
 from unnest(%(routes)s::int[], %(limits)s::int[], %(froms)s::bigint[]) w(route, n, ord)
 cross join lateral (
