@@ -14,6 +14,16 @@ update yard set state = 1 where id = (select id from yard where state = 0 order 
 returning id \\gset
 update yard set state = 2 where id = :id;
 """
+# The same in transaction blocks, as most queues do it: look and lock, change, commit.
+_BLOCKS = """
+begin;
+select id from yard where state = 0 order by id for update skip locked limit 1 \\gset
+update yard set state = 1 where id = :id;
+commit;
+begin;
+update yard set state = 2 where id = :id;
+commit;
+"""
 SECONDS = 4
 CLIENTS = (1, 4, 8, 16, 32)
 
@@ -29,18 +39,19 @@ def measure(bin_dir: Path, admin_url: str, directory: Path) -> dict[str, dict[in
     file = directory / "commits.sql"
     file.write_text(_INSERT)
     found["commits"] = {clients: _pgbench(bin_dir, admin_url, file, clients) for clients in CLIENTS}
-    found["claim and complete"] = {clients: pairs(bin_dir, admin_url, directory, clients) for clients in CLIENTS}
+    for name, script in (("claim and complete", _PAIR), ("claim and complete in blocks", _BLOCKS)):
+        found[name] = {c: pairs(bin_dir, admin_url, directory, c, script=script) for c in CLIENTS}
     return found
 
 
-def pairs(bin_dir: Path, admin_url: str, directory: Path, clients: int) -> float:
+def pairs(bin_dir: Path, admin_url: str, directory: Path, clients: int, *, script: str = _PAIR) -> float:
     """Return pairs of claim and complete a second."""
     with psycopg.connect(admin_url, autocommit=True) as conn:
         conn.execute("truncate yard")
         conn.execute("insert into yard (state) select 0 from generate_series(1, 150000)")
         conn.execute("vacuum analyze yard")
     file = directory / "pairs.sql"
-    file.write_text(_PAIR)
+    file.write_text(script)
     return _pgbench(bin_dir, admin_url, file, clients)
 
 
