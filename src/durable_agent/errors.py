@@ -19,9 +19,17 @@
     StepError                  what a handler raises to choose its failure class
     ├── RetryableError             transient, with an optional Retry-After
     ├── RateLimited                rate_limited, with Retry-After
-    └── FatalError                 invalid_input: never retried
+    ├── FatalError                 invalid_input: never retried
+    ├── UnknownOutcome             it may have happened: the effect's class decides what follows
+    ├── EffectRefused              unknown_effect: a person decided that it counts as failed
+    └── Decided                    cancelled: somebody, or nobody in time, decided against it
+        ├── Rejected                   an approval was rejected
+        ├── Expired                    nobody answered in time
+        └── Refused                    a policy refuses it
     Signal (BaseException)     not errors: an author's `except Exception` cannot swallow them
-    └── LeaseLost              the attempt no longer owns its step and must stop
+    ├── LeaseLost              the attempt no longer owns its step and must stop
+    ├── Suspend                the attempt ends here and its step waits
+    └── Divergence             what is asked for is not what was recorded
 
 Messages say what happened, to which id, and what to do next.
 """
@@ -196,9 +204,51 @@ class FatalError(StepError):
     failure_class = "invalid_input"
 
 
+class UnknownOutcome(StepError):
+    """It may have happened and may not have: raise it where a call was sent and its answer did not come."""
+
+    failure_class = "transient"
+
+
+class EffectRefused(StepError):
+    """Nobody knew whether an effect had happened, and a person decided that it counts as failed."""
+
+    failure_class = "unknown_effect"
+
+
+class Decided(StepError):
+    """Somebody decided against it: trying again would only ask for the same answer."""
+
+    failure_class = "cancelled"
+
+
+class Rejected(Decided):
+    """An approval was rejected, or nobody gave it in time."""
+
+
+class Expired(Decided):
+    """Nobody answered in time."""
+
+
+class Refused(Decided):
+    """A policy refuses it."""
+
+
 class Signal(BaseException):
     """Control flow, not failure."""
 
 
 class LeaseLost(Signal):
     """The attempt's lease is gone; its handler stops and none of its writes will be accepted."""
+
+
+class Suspend(Signal):
+    """The attempt ends and its step waits; `outcome` says for what."""
+
+    def __init__(self, outcome: Any) -> None:
+        super().__init__("the step waits")
+        self.outcome = outcome
+
+
+class Divergence(Signal):
+    """The handler asked for something else than what was recorded; nothing was called."""

@@ -113,7 +113,7 @@ async def test_the_same_key_and_body_is_the_same_run(api: Api) -> None:
         ({"steps": [{"name": "a", "unknown": 1}]}, "invalid-request", "steps.0.unknown"),
         ({"steps": [{"name": "a\x00"}]}, "invalid-request", "NUL"),
         ({"steps": [{"name": "a", "input": "x" * 300_000}]}, "invalid-request", "steps.0.input"),
-        ({"steps": [{"name": "approval.a"}]}, "invalid-request", "approval"),
+        ({"steps": [{"name": "agent.a"}]}, "invalid-request", "agent"),
         ({"graph": "research-swarm", "input": {}}, "invalid-request", "graph"),
         ({"steps": [{"name": "a", "timeoutS": -1}]}, "invalid-request", "timeoutS"),
     ],

@@ -12,18 +12,15 @@ from durable_agent.errors import FatalError, RetryableError
 from durable_agent.flow import demo
 from durable_agent.flow.context import Context
 from durable_agent.flow.registry import Registry
+from tests.support.alone import Alone
 
 
-def context(parents: dict[str, Any] | None = None) -> tuple[Context, list[str]]:
+def context(parents: dict[str, Any] | None = None) -> tuple[Context, list[Any]]:
     """Return a context and the list its emitted events go to."""
-    emitted: list[str] = []
-
-    async def emit(kind: str, _: Any) -> None:
-        emitted.append(kind)
-
+    alone = Alone(Registry())
     lease = Lease(DEFAULT_TENANT, RunId(uuid4()), 0, 1, Token(uuid4()))
     claim = Claim(lease, "s", StepKind.TOOL_CALL, "t", None, None, "Find out", parents or {}, 1, 0, None, 60.0, "k")
-    return Context(claim, emit), emitted
+    return Context(claim, alone), alone.told
 
 
 async def test_the_three_steps_of_the_readme_answer_alike_every_time() -> None:
@@ -48,7 +45,7 @@ async def test_a_simulated_failure_is_a_passing_one(given: dict[str, Any]) -> No
 async def test_a_delay_tells_that_it_began() -> None:
     ctx, emitted = context()
     await demo.transform(ctx, delay_s=0.001)
-    assert emitted == ["progress"]
+    assert [event.type for event in emitted] == ["progress"]
 
 
 async def test_an_input_that_makes_no_sense_is_never_tried_again() -> None:

@@ -28,9 +28,13 @@ NOT_BY_WORKERS = {
     "hold_steps": "control: touches no leased row",
     "unhold_steps": "control: touches no leased row",
     "add_steps": "new rows",
+    "wake_step": "an answer: a waiting step has no lease",
+    "mark_undone": "steps that succeeded have no lease",
+    "doubt_effects": "control: the run's end, which ends every lease of it",
+    "settle_effect": "a person's word: a waiting step has no lease",
     "forget": "redrive", "revive": "redrive", "recount": "redrive", "enqueue": "redrive",
 }  # fmt: skip
-WRITES = re.compile(r"\b(update|insert into|delete from)\s+(queue|steps)\b")
+WRITES = re.compile(r"\b(update|insert into|delete from)\s+(queue|steps|effects)\b")
 
 
 def test_every_statement_that_ends_an_attempt_carries_the_fence() -> None:
@@ -41,7 +45,7 @@ def test_every_statement_that_ends_an_attempt_carries_the_fence() -> None:
                 f"{family}.{name} has no fence"
             )
             fenced.add(name)
-    assert fenced == {"finish_steps", "requeue_steps"}
+    assert fenced == {"finish_steps", "requeue_steps", "intend_effects", "record_effects"}
 
 
 def test_a_statement_of_that_name_exists_for_every_exception() -> None:

@@ -37,4 +37,4 @@ async def test_a_run_that_changed_while_it_was_waited_for_is_locked_as_it_is_now
     rows = await waiting
     with psycopg.connect(engine.url) as other:
         places = other.execute("select id, ctid::text from runs order by id").fetchall()
-    assert [(row[1], row[7]) for row in rows] == places
+    assert [(row[1], row[-1]) for row in rows] == places

@@ -12,24 +12,24 @@ from pydantic import BaseModel
 from durable_agent import Context, FatalError, RateLimited, RetryableError, tool
 
 
-@tool("noop")
+@tool("noop", effect="safe")
 async def noop() -> None:
     """Do nothing."""
 
 
-@tool("echo")
+@tool("echo", effect="safe")
 async def echo(ctx: Context, **given: Any) -> dict[str, Any]:
     """Return what was given, and what is known."""
     return {"given": given, "parents": dict(ctx.parents), "attempt": ctx.attempt, "key": ctx.idempotency_key}
 
 
-@tool("add")
+@tool("add", effect="safe")
 def add(a: int, b: int = 1) -> int:
     """Add in a thread."""
     return a + b
 
 
-@tool("flaky")
+@tool("flaky", effect="safe")
 async def flaky(ctx: Context, times: int = 1, how: str = "retryable") -> int:
     """Fail the first attempts, in the way asked for."""
     if ctx.attempt > times:
@@ -47,19 +47,19 @@ async def flaky(ctx: Context, times: int = 1, how: str = "retryable") -> int:
             raise ValueError("a bug")
 
 
-@tool("forever")
+@tool("forever", effect="safe")
 async def forever() -> None:
     """Wait until cancelled."""
     await asyncio.Event().wait()
 
 
-@tool("stuck")
+@tool("stuck", effect="safe")
 def stuck() -> None:
     """Hang in a thread."""
     threading.Event().wait(5)
 
 
-@tool("tell")
+@tool("tell", effect="safe")
 async def tell(ctx: Context) -> str:
     """Emit two events."""
     await ctx.emit("hello", {"who": "world"})
@@ -74,13 +74,13 @@ class Point(BaseModel):
     y: float
 
 
-@tool("modelled")
+@tool("modelled", effect="safe")
 async def modelled(point: Point) -> Point:
     """Take and return a model."""
     return Point(x=point.x + 1, y=point.y)
 
 
-@tool("hostile")
+@tool("hostile", effect="safe")
 async def hostile(what: str) -> Any:
     """Return what no database takes."""
     deep: list[Any] = []
@@ -96,7 +96,7 @@ async def hostile(what: str) -> Any:
     }[what]
 
 
-@tool("alone", isolation="process")
+@tool("alone", effect="safe", isolation="process")
 def alone(how: str = "fine") -> dict[str, Any]:
     """Run in a child process."""
     match how:

@@ -25,16 +25,15 @@ from durable_agent.core.records import (
 )  # fmt: skip
 from durable_agent.flow.registry import Registry
 from durable_agent.worker.attempt import run_attempt
+from tests.support.alone import Alone
 
 LEASE = Lease(Tenant(1), RunId(UUID(int=1)), 0, 1, Token(UUID(int=2)))
 REGISTRY = Registry.from_modules(["tests.support.tools"])
 
 
 async def attempt(tool: str, input_: Any = None, **more: Any) -> Outcome:
-    async def emit(_type: str, _data: Any) -> None: ...
-
     claim = Claim(LEASE, "a step", StepKind.TOOL_CALL, tool, input_, None, None, {"p": 1}, 1, 0, None, 60.0, "key")
-    return await run_attempt(replace(claim, **more), REGISTRY, emit, payload_limit_bytes=262_144)
+    return await run_attempt(replace(claim, **more), REGISTRY, Alone(REGISTRY), payload_limit_bytes=262_144)
 
 
 async def value(tool: str, input_: Any = None, **more: Any) -> Any:

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from durable_agent import __version__
-from durable_agent.api import admin, problems, runs, schemas, stream
+from durable_agent.api import admin, problems, runs, schemas, stream, waits
 from durable_agent.api.auth import Guard, host_of, is_loopback
 from durable_agent.api.hub import Hub
 from durable_agent.api.state import State, reply
@@ -59,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     app.include_router(runs.router)
+    app.include_router(waits.router)
     app.include_router(admin.router)
     app.include_router(stream.router)
 
@@ -166,6 +167,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         models["Problem"] = problems.PROBLEM_SCHEMA
         for model in (
             schemas.RunRequest, schemas.BatchRequest, schemas.ControlRequest, schemas.RedriveRequest, schemas.KeyRequest,
+            schemas.RespondRequest, schemas.SettleRequest,
         ):  # fmt: skip
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             models.update(schema.pop("$defs", {}))

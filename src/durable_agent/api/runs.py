@@ -76,7 +76,7 @@ async def start_run(
     except ValidationError as error:
         return from_validation(list(error.errors(include_url=False)))
     digest = hashlib.sha256(_canonical(body)).digest() if idempotency_key else None
-    submitted = await state.submitter.submit(who.tenant, Submission(spec, idempotency_key, digest))
+    submitted = await state.submitter.submit(who.tenant, Submission(spec, idempotency_key, digest, who.actor))
     headers = {"Location": f"/runs/{submitted.run_id}"}
     if not submitted.created:
         headers["Idempotent-Replayed"] = "true"
@@ -94,7 +94,7 @@ async def start_runs(request: Request, who: Writer) -> Response:
     submissions = []
     for index, one in enumerate(batch.runs):
         try:
-            submissions.append(Submission(one.to_spec(state.settings)))
+            submissions.append(Submission(one.to_spec(state.settings), by=who.actor))
         except InvalidRequest as error:
             error.facts["run"] = index
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
@@ -93,7 +93,7 @@ class StepRequest(Model):
         named = StepKind(prefix) if dot and prefix in _KINDS else None
         kind = self.kind or named or StepKind.TOOL_CALL
         if kind not in _RUNNABLE:
-            raise InvalidRequest(f"step {self.name!r}: kind {kind.value!r} is not supported yet; use tool_call or llm_call",
+            raise InvalidRequest(f"step {self.name!r}: kind {kind.value!r} is not supported yet",
                                  field="steps.kind", step=self.name)  # fmt: skip
         default = retry.default_policy(kind)
         if kind is StepKind.TOOL_CALL:
@@ -125,7 +125,7 @@ class StepRequest(Model):
 
 # The other kinds are refused rather than queued for a worker that will never come.
 _KINDS = frozenset(StepKind)
-_RUNNABLE = frozenset({StepKind.TOOL_CALL, StepKind.LLM_CALL})
+_RUNNABLE = _KINDS - {StepKind.AGENT}
 
 
 class RunRequest(Model):
@@ -171,6 +171,21 @@ class BatchRequest(Model):
 class ControlRequest(Model):
     """Who asks and why; both are recorded."""
 
+    reason: Text | None = Field(None, max_length=2000)
+
+
+class RespondRequest(Model):
+    """What a person answers."""
+
+    value: Any = None
+    reason: Text | None = Field(None, max_length=2000)
+
+
+class SettleRequest(Model):
+    """What became of a call that nobody heard the end of."""
+
+    outcome: Literal["happened", "send_again", "fail"]
+    result: Any = None
     reason: Text | None = Field(None, max_length=2000)
 
 

@@ -11,11 +11,12 @@ from durable_agent.errors import InvalidRequest
 
 _RUN = (
     "id", "status", "goal", "graph", "input", "metadata", "error", "steps_total", "steps_left", "last_seq", "created_at",
-    "started_at", "finished_at",
+    "started_at", "finished_at", "graph_version", "started_by", "parent_run", "parent_step", "origin", "mode", "from_step",
 )  # fmt: skip
 _STEP = (
     "no", "name", "kind", "tool", "status", "failures", "crashes", "claim_no", "max_attempts", "max_crashes", "not_before",
     "started_at", "finished_at", "worker", "queue", "priority", "timeout_s", "deadline_s", "retry", "input", "output", "error",
+    "compensate", "shared", "edited",
 )  # fmt: skip
 
 
@@ -31,10 +32,16 @@ def run_view(run: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict
                 "attempt": step["failures"] + (step["status"] in ("ready", "running", "succeeded")),
                 "depends_on": [names[no] for no in step["parents"]],
                 "when": step["condition"],
+                "compensates": _name(names, step["compensates"]),
+                "spawned_by": _name(names, step["spawned_by"]),
             }
             for step in steps
         ],
     }
+
+
+def _name(names: Sequence[str], no: int | None) -> str | None:
+    return None if no is None else names[no]
 
 
 def cursor_of(*parts: str) -> str:

@@ -24,6 +24,7 @@ from durable_agent.engine.health import registered
 from durable_agent.engine.heart import Heart
 from durable_agent.engine.reap import Upkeep
 from durable_agent.errors import InvalidRequest, SchemaMismatch
+from durable_agent.flow.kinds import KINDS
 from durable_agent.flow.registry import Registry
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
@@ -105,9 +106,10 @@ async def worker(settings: Settings, modules: Sequence[str], *, stop: asyncio.Ev
     registry = Registry.from_modules(modules or [DEMO])
     if not len(registry):
         raise InvalidRequest(f"no tools found in {', '.join(modules)}; decorate functions with @tool", field="MODULE")
+    registry = registry.including(KINDS)
     offer = Offer(
         SessionId(uuid4()), settings.worker_name, settings.queues, registry.names(), settings.max_concurrent_tasks,
-        socket.gethostname(), os.getpid(), __version__,
+        socket.gethostname(), os.getpid(), __version__, registry.classes(),
     )  # fmt: skip
     async with Database.open(
         settings.database_url,

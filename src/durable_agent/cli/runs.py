@@ -224,6 +224,20 @@ def explain(run: RunId, url: Url = None, as_json: Json = False) -> None:
         print(f"  {shown(step['step'] or '-')}: {shown(step['text'])}  [{step['reason']}]")
 
 
+@app.command("signal")
+def send_signal(
+    run: RunId,
+    name: Annotated[str, typer.Argument(help="The signal's name.")],
+    payload: Annotated[str, typer.Argument(help="Its payload, JSON.")] = "null",
+    key: Annotated[str | None, typer.Option("--idempotency-key", help="The same key counts once.")] = None,
+    url: Url = None,
+) -> None:
+    """Deliver a signal; one that comes before anybody waits for it is kept."""
+    headers = {"Idempotency-Key": key} if key else None
+    done = call(_url(url), "POST", f"/runs/{run}/signals/{name}", json=_json(payload, "PAYLOAD"), headers=headers)
+    print("delivered" if done["delivered"] else "known already")
+
+
 @app.command()
 def cancel(run: RunId, reason: Reason = None, url: Url = None) -> None:
     """Cancel a run; attempts in flight are stopped."""

@@ -190,6 +190,15 @@ def _fold_step(
 
 # What only the holder of the live lease may do (I2).
 _BY_LEASE: Final = frozenset(
-    {StepEvent.SUCCEEDED, StepEvent.FAILED, StepEvent.RELEASED, StepEvent.LEASE_LOST, StepEvent.EMITTED}
+    {
+        StepEvent.SUCCEEDED,
+        StepEvent.FAILED,
+        StepEvent.RELEASED,
+        StepEvent.LEASE_LOST,
+        StepEvent.EMITTED,
+        StepEvent.EFFECT_INTENDED,
+        StepEvent.EFFECT_RECORDED,
+        StepEvent.WAITING,
+    }
 )
 _RESOLVED: Final = frozenset({StepStatus.SUCCEEDED, StepStatus.SKIPPED, StepStatus.COMPENSATED})

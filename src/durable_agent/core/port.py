@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from durable_agent.core.records import Exchange, Outcome, SessionId, Token
+from durable_agent.core.records import Exchange, Outcome, SessionId, Token, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a worker session is and can do; shown in the registry and matched by the claim."""
+    """What a worker session is and can do; shown in the registry and matched by the claim.
+
+    `effects` has the class of each tool that is not safe to call again after its attempt was lost.
+    """
 
     session: SessionId
     worker: str
@@ -21,6 +24,24 @@ class Offer:
     host: str
     os_pid: int
     version: str
+    effects: Mapping[str, str] = field(default_factory=dict)
+
+
+class AuthorTransaction(Protocol):
+    """A transaction an author writes in, which is committed with the step's result or not at all."""
+
+    @property
+    def connection(self) -> Any:
+        """The connection to write on."""
+        ...
+
+    async def settle(self, outcome: Outcome) -> Verdict:
+        """Settle the outcome and commit, or roll back. Raises DatabaseUnavailable when nobody knows which."""
+        ...
+
+    async def rollback(self) -> None:
+        """Undo what was written."""
+        ...
 
 
 class Backend(Protocol):
@@ -32,6 +53,10 @@ class Backend(Protocol):
         `solo` allows one step whose next lost lease would seal it. Verdicts come in the order of the outcomes; asking
         again with the same outcomes after an unknown commit is safe (R8).
         """
+        ...
+
+    async def begin(self) -> AuthorTransaction:
+        """Open a transaction for an author on a connection of its own."""
         ...
 
     async def owned(self) -> frozenset[Token]:

@@ -49,6 +49,38 @@ class FailureClass(StrEnum):
     UNKNOWN_EFFECT = "unknown_effect"
 
 
+class EffectClass(StrEnum):
+    """What may be done about a call that was begun and whose result is not known (see `core.effects`)."""
+
+    SAFE = "safe"
+    IDEMPOTENT = "idempotent"
+    VERIFY = "verify"
+    MANUAL = "manual"
+
+
+class EffectState(StrEnum):
+    """What is known of a recorded effect; `resend` is a person's word that it may be sent again."""
+
+    INTENT = "intent"
+    DONE = "done"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    RESEND = "resend"
+    REFUSED = "refused"
+
+
+class WaitKind(StrEnum):
+    """What a waiting step waits for."""
+
+    APPROVAL = "approval"
+    INPUT = "input"
+    SIGNAL = "signal"
+    TIMER = "timer"
+    STEPS = "steps"
+    RUN = "run"
+    UNKNOWN_EFFECT = "unknown_effect"
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and how fast a failed step is tried again. Times in seconds."""
@@ -89,7 +121,10 @@ class StepSpec:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """A run as submitted. `lane` is the fairness key: the agent's or graph's name, else empty."""
+    """A run as submitted. `lane` is the fairness key: the agent's or graph's name, else empty.
+
+    `graph_version` is the digest of the registered graph it was made from.
+    """
 
     steps: tuple[StepSpec, ...]
     goal: str | None = None
@@ -97,6 +132,7 @@ class RunSpec:
     lane: str = ""
     graph: str | None = None
     metadata: JSON = None
+    graph_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +167,72 @@ class Claim:
     timeout_s: float | None
     deadline_s: float
     idempotency_key: str
+    effects: tuple[Effect, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    in_doubt: bool = False
+    compensates: bool = False
+    replay: Replay | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A call of the outside world as a step recorded it; `no` counts from 1 within the step.
+
+    `request_sha256` is the digest of the canonical arguments; `result` is JSON, `error` says why it failed.
+    """
+
+    no: int
+    name: str
+    effect: EffectClass
+    request_sha256: str
+    key: str
+    state: EffectState
+    result: JSON = None
+    error: JSON = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a wait of the step came to; `no` counts the step's waits from 1 in the order they were opened."""
+
+    no: int
+    kind: WaitKind
+    name: str
+    request_sha256: str
+    wait_id: UUID
+    answer: JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The step is made again from its record: nothing may be called, and the output is to be the recorded one."""
+
+    output: bytes | None
+    status: str
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """The handler returned; `output` is canonical JSON."""
+    """The handler returned; `output` is canonical JSON. `compensate` names the tool that undoes it."""
 
     lease: Lease
     output: bytes
+    compensate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The handler raised; `message` is safe to show, `retry_after_s` wins over the back-off."""
+    """The handler raised; `message` is safe to show, `retry_after_s` wins over the back-off.
+
+    `in_doubt`: what the step itself was to do may have happened; the next attempt looks it up first.
+    """
 
     lease: Lease
     failure: FailureClass
     error_type: str
     message: str
     retry_after_s: float | None = None
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +251,89 @@ class Emitted:
     data: JSON
 
 
-Outcome = Succeeded | Failed | Released | Emitted
+@dataclass(frozen=True, slots=True)
+class Intended:
+    """An effect is about to be called: committed before it is. `request` is canonical JSON.
+
+    `approval` is the wait that allows it, which is consumed in the same commit.
+    """
+
+    lease: Lease
+    no: int
+    name: str
+    effect: EffectClass
+    request: bytes
+    request_sha256: str
+    key: str
+    compensate: str | None = None
+    approval: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of an effect: `result` is canonical JSON when it is done, `error` when it failed."""
+
+    lease: Lease
+    no: int
+    name: str
+    state: EffectState
+    result: bytes | None = None
+    error: JSON = None
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A value that is recorded and calls nobody: the time, an id, a random number."""
+
+    lease: Lease
+    no: int
+    name: str
+    request_sha256: str
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The attempt ends and the worker is free: the step waits for an answer.
+
+    `request` is what is asked, as JSON; `expires_s` seconds from now the wait ends by itself. `steps` are added to the
+    run (kind `steps`), or make up the run that is started (kind `run`, with `run`).
+    """
+
+    lease: Lease
+    kind: WaitKind
+    name: str
+    request: JSON
+    request_sha256: str
+    expires_s: float | None = None
+    allow_self: bool = True
+    steps: tuple[StepSpec, ...] = ()
+    run: RunSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InDoubt:
+    """A call was begun and nobody knows whether it happened: the step waits for a person. `no` 0 is the step's own."""
+
+    lease: Lease
+    no: int
+    name: str
+    message: str
+
+
+Outcome = Succeeded | Failed | Released | Emitted | Intended | Recorded | Noted | Suspended | InDoubt
+
+# What leaves the lease as it is.
+ON_THE_WAY = (Emitted, Intended, Recorded, Noted)
 
 
 class Verdict(StrEnum):
-    """What became of an outcome: accepted now, accepted before, or refused by the fence."""
+    """What became of an outcome: accepted now, accepted before, refused by the fence, or not allowed (an approval)."""
 
     OK = "ok"
     ALREADY = "already"
     LOST = "lost"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)

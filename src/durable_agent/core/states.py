@@ -74,6 +74,13 @@ class RunEvent(StrEnum):
     PAUSED = "run.paused"
     RESUMED = "run.resumed"
     REDRIVEN = "run.redriven"
+    WAITING = "run.waiting"
+    WAITING_FOR_APPROVAL = "run.waiting_for_approval"
+    WAITING_FOR_INPUT = "run.waiting_for_input"
+    CONTINUED = "run.continued"
+    COMPENSATING = "run.compensating"
+    EXTENDED = "run.extended"
+    SIGNALLED = "run.signalled"
 
 
 class StepEvent(StrEnum):
@@ -91,6 +98,14 @@ class StepEvent(StrEnum):
     REDRIVEN = "step.redriven"
     FENCED = "step.fenced"
     EMITTED = "step.emitted"
+    WAITING = "step.waiting"
+    ANSWERED = "step.answered"
+    COMPENSATED = "step.compensated"
+    SHARED = "step.shared"
+    EFFECT_INTENDED = "effect.intended"
+    EFFECT_RECORDED = "effect.recorded"
+    EFFECT_UNKNOWN = "effect.unknown"
+    EFFECT_SETTLED = "effect.settled"
 
 
 class IllegalTransition(Exception):
@@ -103,6 +118,14 @@ class IllegalTransition(Exception):
 
 _R, _S, _E, _T = RunStatus, RunEvent, StepEvent, StepStatus
 
+# A run waits when every step that could move is waiting; the status says for whom.
+WAITING_RUN: Final = frozenset({_R.WAITING, _R.WAITING_FOR_APPROVAL, _R.WAITING_FOR_INPUT})
+_WAITS: Final = {
+    _S.WAITING: _R.WAITING,
+    _S.WAITING_FOR_APPROVAL: _R.WAITING_FOR_APPROVAL,
+    _S.WAITING_FOR_INPUT: _R.WAITING_FOR_INPUT,
+}
+
 RUN_TABLE: Final[Mapping[tuple[RunStatus, RunEvent], RunStatus]] = {
     (_R.PENDING, _S.STARTED): _R.RUNNING,
     (_R.PENDING, _S.COMPLETED): _R.COMPLETED,  # every root skipped by its condition
@@ -110,14 +133,33 @@ RUN_TABLE: Final[Mapping[tuple[RunStatus, RunEvent], RunStatus]] = {
     (_R.PENDING, _S.CANCELLED): _R.CANCELLED,
     (_R.PENDING, _S.PAUSED): _R.PAUSED,
     (_R.RUNNING, _S.COMPLETED): _R.COMPLETED,
-    (_R.RUNNING, _S.FAILED): _R.FAILED,
-    (_R.RUNNING, _S.CANCELLED): _R.CANCELLED,
-    (_R.RUNNING, _S.PAUSED): _R.PAUSED,
     (_R.PAUSED, _S.RESUMED): _R.RUNNING,
     (_R.PAUSED, _S.COMPLETED): _R.COMPLETED,  # what was running when it was paused was the last
-    (_R.PAUSED, _S.FAILED): _R.FAILED,
-    (_R.PAUSED, _S.CANCELLED): _R.CANCELLED,
+    **{(_R.RUNNING, event): status for event, status in _WAITS.items()},
+    # From one kind of waiting to another: the last who could be asked answered, another still has to.
+    **{(old, event): new for old in _WAITS.values() for event, new in _WAITS.items() if old is not new},
+    **{(status, _S.CONTINUED): _R.RUNNING for status in _WAITS.values()},
+    **{
+        (status, event): target
+        for status in (_R.RUNNING, _R.PAUSED, *_WAITS.values())
+        for event, target in (
+            (_S.FAILED, _R.FAILED),
+            (_S.CANCELLED, _R.CANCELLED),
+            (_S.COMPENSATING, _R.COMPENSATING),
+        )
+    },
+    **{(status, _S.PAUSED): _R.PAUSED for status in (_R.RUNNING, *_WAITS.values())},
+    (_R.COMPENSATING, _S.FAILED): _R.FAILED,
+    (_R.COMPENSATING, _S.CANCELLED): _R.CANCELLED,
     (_R.FAILED, _S.REDRIVEN): _R.RUNNING,
+    (_R.FAILED, _S.COMPENSATING): _R.COMPENSATING,  # a compensation that failed is redriven
+    # Said of a run that is under way; they move nothing.
+    **{
+        (status, event): status
+        for status in RunStatus
+        if status not in FINAL_RUN
+        for event in (_S.EXTENDED, _S.SIGNALLED)
+    },
 }
 
 STEP_TABLE: Final[Mapping[tuple[StepStatus, StepEvent], StepStatus]] = {
@@ -134,6 +176,17 @@ STEP_TABLE: Final[Mapping[tuple[StepStatus, StepEvent], StepStatus]] = {
     (_T.RUNNING, _E.RELEASED): _T.READY,
     (_T.RUNNING, _E.CANCELLED): _T.CANCELLED,
     (_T.RUNNING, _E.EMITTED): _T.RUNNING,
+    (_T.RUNNING, _E.EFFECT_INTENDED): _T.RUNNING,
+    (_T.RUNNING, _E.EFFECT_RECORDED): _T.RUNNING,
+    (_T.RUNNING, _E.EFFECT_UNKNOWN): _T.RUNNING,  # nobody knows whether it happened: a wait follows
+    (_T.RUNNING, _E.WAITING): _T.WAITING,
+    (_T.READY, _E.WAITING): _T.WAITING,  # a lease was lost in the middle of a call that must not be made twice
+    (_T.PENDING, _E.SHARED): _T.SUCCEEDED,  # in a fork: the result of the run it descends from, or an edit of it
+    (_T.WAITING, _E.ANSWERED): _T.READY,
+    (_T.WAITING, _E.EFFECT_SETTLED): _T.WAITING,  # a person says what became of an unknown effect
+    (_T.WAITING, _E.CANCELLED): _T.CANCELLED,
+    (_T.CANCELLED, _E.EFFECT_UNKNOWN): _T.CANCELLED,  # cancelled in the middle of a call
+    (_T.SUCCEEDED, _E.COMPENSATED): _T.COMPENSATED,
     (_T.DEAD_LETTER, _E.REDRIVEN): _T.PENDING,
     (_T.CANCELLED, _E.REDRIVEN): _T.PENDING,
     # A refused write is recorded and moves nothing, whatever the state.

@@ -32,3 +32,8 @@ def _escaped(value: str) -> str:
 def literals(columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, str]:
     """Return rows as parameters: each column's name with its literal."""
     return dict(zip(columns, map(literal, zip(*rows, strict=True)), strict=True))
+
+
+def ints(values: Iterable[int]) -> str:
+    """Return integers as the text of a PostgreSQL array."""
+    return "{" + ",".join(map(str, values)) + "}"

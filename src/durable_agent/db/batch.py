@@ -34,8 +34,8 @@ class _Patient(AsyncPipeline):
 
 
 @asynccontextmanager
-async def batch(conn: Connection) -> AsyncIterator[AsyncPipeline]:
-    """Yield a pipeline inside a transaction that commits on leaving; an exception rolls it back.
+async def batch(conn: Connection, *, begun: bool = False) -> AsyncIterator[AsyncPipeline]:
+    """Yield a pipeline inside a transaction (one that is `begun`, or a new one) that commits on leaving; an exception rolls it back.
 
     Raises LostRace, also on leaving, when a guarded statement changed fewer rows than it was given. Cursors may be fetched after `sync()`, which raises the first error of the statements before it; a cursor fetched
     without it costs a round trip of its own.
@@ -43,7 +43,8 @@ async def batch(conn: Connection) -> AsyncIterator[AsyncPipeline]:
     conn._pipeline = _Patient(conn)
     try:
         async with conn.pipeline() as pipeline:
-            await conn.execute("begin")
+            if not begun:
+                await conn.execute("begin")
             yield pipeline
             await conn.execute("commit")
     except BaseException as error:

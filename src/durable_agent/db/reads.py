@@ -15,6 +15,7 @@ from durable_agent.db.pool import Connection
 from durable_agent.db.sql import load
 
 READS = load("reads")
+WAITS = load("waits")
 
 
 async def rows(conn: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ CREATE FUNCTION drop_ended_partitions(before timestamp with time zone) RETURNS i
     declare
       child text;
       week timestamptz;
+      low uuid;
+      high uuid;
       busy boolean;
       dropped int := 0;
     begin
@@ -16,12 +18,19 @@ CREATE FUNCTION drop_ended_partitions(before timestamp with time zone) RETURNS i
       loop
         week := to_timestamp(right(child, 8), 'YYYYMMDD')::timestamp at time zone 'utc';
         continue when week + interval '7 days' > before;
+        low := uuid_floor(week);
+        high := uuid_floor(week + interval '7 days');
         execute format('select exists (select from %I where finished_at is null or finished_at >= %L)', child, before)
           into busy;
         continue when busy;
-        delete from dead_letters d
-        where d.run_id >= uuid_floor(week) and d.run_id < uuid_floor(week + interval '7 days');
-        execute format('drop table %I, %I, %I', 'events_' || right(child, 9), 'steps_' || right(child, 9), child);
+        select exists (select from runs r where r.origin >= low and r.origin < high and r.id >= high) into busy;
+        continue when busy;
+        delete from dead_letters d where d.run_id >= low and d.run_id < high;
+        delete from waits w where w.run_id >= low and w.run_id < high;
+        delete from signals s where s.run_id >= low and s.run_id < high;
+        delete from artifacts a where a.run_id >= low and a.run_id < high;
+        execute format('drop table %I, %I, %I, %I', 'effects_' || right(child, 9), 'events_' || right(child, 9),
+                       'steps_' || right(child, 9), child);
         dropped := dropped + 1;
       end loop;
       delete from idempotency_keys k where k.created_at < before;
@@ -44,11 +53,11 @@ CREATE FUNCTION ensure_partitions(first timestamp with time zone, last timestamp
       perform pg_advisory_xact_lock(hashtext('durable_agent.partitions'));
       week := date_trunc('week', first at time zone 'utc') at time zone 'utc';
       while week <= last loop
-        foreach parent in array array['runs', 'steps', 'events'] loop
+        foreach parent in array array['runs', 'steps', 'events', 'effects'] loop
           child := parent || '_w' || to_char(week at time zone 'utc', 'YYYYMMDD');
           if to_regclass(child) is null then
             execute format('create table %I (like %I including defaults including constraints)', child, parent);
-            if parent = 'steps' then
+            if parent in ('steps', 'effects') then
               execute format('alter table %I set (fillfactor = 55)', child);
             elsif parent = 'runs' then
               execute format('alter table %I set (fillfactor = 50)', child);
@@ -82,7 +91,7 @@ CREATE FUNCTION reset_one_empty_partition() RETURNS boolean
     begin
       for child in
         select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-        where i.inhparent in ('runs'::regclass, 'steps'::regclass, 'events'::regclass)
+        where i.inhparent in ('runs'::regclass, 'steps'::regclass, 'events'::regclass, 'effects'::regclass)
           and c.relpages = 0 and c.reltuples = 0 and pg_relation_size(c.oid) = 0
         order by c.relname
       loop
@@ -111,6 +120,17 @@ CREATE TABLE api_keys (
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone
 );
+CREATE TABLE artifacts (
+    tenant integer NOT NULL,
+    run_id uuid NOT NULL,
+    id uuid NOT NULL,
+    step_no integer,
+    name text NOT NULL,
+    media_type text NOT NULL,
+    sha256 text NOT NULL,
+    bytes bigint NOT NULL,
+    at timestamp with time zone NOT NULL
+);
 CREATE TABLE dead_letters (
     tenant integer NOT NULL,
     run_id uuid NOT NULL,
@@ -121,7 +141,54 @@ CREATE TABLE dead_letters (
     failure text NOT NULL,
     message text NOT NULL,
     at timestamp with time zone NOT NULL,
-    CONSTRAINT dead_letters_reason CHECK ((reason = ANY (ARRAY['attempts_exhausted'::text, 'non_retryable'::text, 'poisoned'::text, 'condition_error'::text, 'payload_rejected'::text])))
+    CONSTRAINT dead_letters_reason CHECK ((reason = ANY (ARRAY['attempts_exhausted'::text, 'non_retryable'::text, 'poisoned'::text, 'condition_error'::text, 'payload_rejected'::text, 'rejected'::text, 'expired'::text, 'unknown_effect'::text, 'diverged'::text, 'refused'::text, 'invalid_input'::text, 'compensation_failed'::text])))
+);
+CREATE TABLE effects (
+    tenant integer NOT NULL,
+    run_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    no integer NOT NULL,
+    name text NOT NULL,
+    class text NOT NULL,
+    state text NOT NULL,
+    request_sha256 text NOT NULL,
+    key text NOT NULL,
+    claim_no integer NOT NULL,
+    sends integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone,
+    compensate text,
+    approval uuid,
+    request json,
+    result json,
+    error json,
+    CONSTRAINT effects_class CHECK ((class = ANY (ARRAY['safe'::text, 'idempotent'::text, 'verify'::text, 'manual'::text]))),
+    CONSTRAINT effects_no CHECK ((no > 0)),
+    CONSTRAINT effects_state CHECK ((state = ANY (ARRAY['intent'::text, 'done'::text, 'failed'::text, 'unknown'::text, 'resend'::text, 'refused'::text])))
+)
+PARTITION BY RANGE (run_id);
+CREATE TABLE effects_default (
+    tenant integer CONSTRAINT effects_tenant_not_null NOT NULL,
+    run_id uuid CONSTRAINT effects_run_id_not_null NOT NULL,
+    step_no integer CONSTRAINT effects_step_no_not_null NOT NULL,
+    no integer CONSTRAINT effects_no_not_null NOT NULL,
+    name text CONSTRAINT effects_name_not_null NOT NULL,
+    class text CONSTRAINT effects_class_not_null NOT NULL,
+    state text CONSTRAINT effects_state_not_null NOT NULL,
+    request_sha256 text CONSTRAINT effects_request_sha256_not_null NOT NULL,
+    key text CONSTRAINT effects_key_not_null NOT NULL,
+    claim_no integer CONSTRAINT effects_claim_no_not_null NOT NULL,
+    sends integer CONSTRAINT effects_sends_not_null NOT NULL,
+    at timestamp with time zone CONSTRAINT effects_at_not_null NOT NULL,
+    ended_at timestamp with time zone,
+    compensate text,
+    approval uuid,
+    request json,
+    result json,
+    error json,
+    CONSTRAINT effects_class CHECK ((class = ANY (ARRAY['safe'::text, 'idempotent'::text, 'verify'::text, 'manual'::text]))),
+    CONSTRAINT effects_no CHECK ((no > 0)),
+    CONSTRAINT effects_state CHECK ((state = ANY (ARRAY['intent'::text, 'done'::text, 'failed'::text, 'unknown'::text, 'resend'::text, 'refused'::text])))
 );
 CREATE TABLE events (
     tenant integer NOT NULL,
@@ -147,6 +214,14 @@ CREATE TABLE events_default (
     data json CONSTRAINT events_data_not_null NOT NULL,
     detail json,
     CONSTRAINT events_seq CHECK ((seq > 0))
+);
+CREATE TABLE graphs (
+    tenant integer NOT NULL,
+    name text NOT NULL,
+    version text NOT NULL,
+    registered_at timestamp with time zone DEFAULT engine_now() NOT NULL,
+    spec json NOT NULL,
+    input_schema json
 );
 CREATE TABLE idempotency_keys (
     tenant integer NOT NULL,
@@ -175,11 +250,12 @@ CREATE TABLE queue (
     claimed_at timestamp with time zone,
     deadline_at timestamp with time zone,
     queued_at timestamp with time zone NOT NULL,
+    effect text,
     CONSTRAINT queue_claims CHECK (((state <> 'leased'::text) OR (claim_no > 0))),
     CONSTRAINT queue_leased CHECK (((state = 'leased'::text) = (token IS NOT NULL))),
     CONSTRAINT queue_owner CHECK (((state = 'leased'::text) = ((session IS NOT NULL) AND (deadline_at IS NOT NULL)))),
     CONSTRAINT queue_scheduled CHECK (((state <> 'scheduled'::text) OR (due_at IS NOT NULL))),
-    CONSTRAINT queue_state CHECK ((state = ANY (ARRAY['ready'::text, 'scheduled'::text, 'held'::text, 'leased'::text])))
+    CONSTRAINT queue_state CHECK ((state = ANY (ARRAY['ready'::text, 'scheduled'::text, 'held'::text, 'leased'::text, 'waiting'::text])))
 )
 WITH (fillfactor='60', autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='20000');
 CREATE TABLE routes (
@@ -214,10 +290,22 @@ CREATE TABLE runs (
     error json,
     input json,
     metadata json,
+    waiting integer DEFAULT 0 NOT NULL,
+    ending text,
+    parent_run uuid,
+    parent_step integer,
+    origin uuid,
+    mode text,
+    from_step integer,
+    graph_version text,
+    started_by text,
     CONSTRAINT runs_completed CHECK (((status <> 'completed'::text) OR (steps_left = 0))),
+    CONSTRAINT runs_ending CHECK ((ending = ANY (ARRAY['failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
     CONSTRAINT runs_final CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT runs_mode CHECK ((mode = ANY (ARRAY['recorded'::text, 'live'::text]))),
     CONSTRAINT runs_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text, 'waiting'::text, 'waiting_for_approval'::text, 'waiting_for_input'::text, 'paused'::text, 'compensating'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
-    CONSTRAINT runs_steps_left CHECK (((steps_left >= 0) AND (steps_left <= steps_total)))
+    CONSTRAINT runs_steps_left CHECK (((steps_left >= 0) AND (steps_left <= steps_total))),
+    CONSTRAINT runs_waiting CHECK ((waiting >= 0))
 )
 PARTITION BY RANGE (id);
 CREATE TABLE runs_default (
@@ -237,10 +325,33 @@ CREATE TABLE runs_default (
     error json,
     input json,
     metadata json,
+    waiting integer DEFAULT 0 CONSTRAINT runs_waiting_not_null NOT NULL,
+    ending text,
+    parent_run uuid,
+    parent_step integer,
+    origin uuid,
+    mode text,
+    from_step integer,
+    graph_version text,
+    started_by text,
     CONSTRAINT runs_completed CHECK (((status <> 'completed'::text) OR (steps_left = 0))),
+    CONSTRAINT runs_ending CHECK ((ending = ANY (ARRAY['failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
     CONSTRAINT runs_final CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text])) = (finished_at IS NOT NULL))),
+    CONSTRAINT runs_mode CHECK ((mode = ANY (ARRAY['recorded'::text, 'live'::text]))),
     CONSTRAINT runs_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text, 'waiting'::text, 'waiting_for_approval'::text, 'waiting_for_input'::text, 'paused'::text, 'compensating'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
-    CONSTRAINT runs_steps_left CHECK (((steps_left >= 0) AND (steps_left <= steps_total)))
+    CONSTRAINT runs_steps_left CHECK (((steps_left >= 0) AND (steps_left <= steps_total))),
+    CONSTRAINT runs_waiting CHECK ((waiting >= 0))
+);
+CREATE TABLE signals (
+    tenant integer NOT NULL,
+    run_id uuid NOT NULL,
+    no integer NOT NULL,
+    name text NOT NULL,
+    key text,
+    at timestamp with time zone NOT NULL,
+    by text,
+    taken_by uuid,
+    payload json
 );
 CREATE TABLE steps (
     tenant integer NOT NULL,
@@ -273,12 +384,20 @@ CREATE TABLE steps (
     input json,
     output json,
     error json,
+    spawned_by integer,
+    spawn_index integer,
+    compensates integer,
+    compensate text,
+    origin uuid,
+    shared boolean DEFAULT false NOT NULL,
+    edited boolean DEFAULT false NOT NULL,
     CONSTRAINT steps_deps_left CHECK (((deps_left >= 0) AND (deps_left <= cardinality(parents)))),
     CONSTRAINT steps_finished CHECK (((status = ANY (ARRAY['succeeded'::text, 'dead_letter'::text, 'skipped'::text, 'cancelled'::text, 'compensated'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT steps_promoted CHECK (((status = ANY (ARRAY['pending'::text, 'cancelled'::text])) OR (deps_left = 0))),
+    CONSTRAINT steps_shared CHECK (((NOT shared) OR (origin IS NOT NULL))),
     CONSTRAINT steps_status CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'waiting'::text, 'succeeded'::text, 'dead_letter'::text, 'skipped'::text, 'cancelled'::text, 'compensated'::text]))),
     CONSTRAINT steps_taken CHECK (((taken >= 0) AND (taken <= (cardinality(parents) - deps_left)))),
-    CONSTRAINT steps_winner CHECK (((status <> 'succeeded'::text) OR ((done_token IS NOT NULL) AND (claim_no > 0))))
+    CONSTRAINT steps_winner CHECK (((status <> 'succeeded'::text) OR shared OR edited OR ((done_token IS NOT NULL) AND (claim_no > 0))))
 )
 PARTITION BY RANGE (run_id);
 CREATE TABLE steps_default (
@@ -312,12 +431,20 @@ CREATE TABLE steps_default (
     input json,
     output json,
     error json,
+    spawned_by integer,
+    spawn_index integer,
+    compensates integer,
+    compensate text,
+    origin uuid,
+    shared boolean DEFAULT false CONSTRAINT steps_shared_not_null NOT NULL,
+    edited boolean DEFAULT false CONSTRAINT steps_edited_not_null NOT NULL,
     CONSTRAINT steps_deps_left CHECK (((deps_left >= 0) AND (deps_left <= cardinality(parents)))),
     CONSTRAINT steps_finished CHECK (((status = ANY (ARRAY['succeeded'::text, 'dead_letter'::text, 'skipped'::text, 'cancelled'::text, 'compensated'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT steps_promoted CHECK (((status = ANY (ARRAY['pending'::text, 'cancelled'::text])) OR (deps_left = 0))),
+    CONSTRAINT steps_shared CHECK (((NOT shared) OR (origin IS NOT NULL))),
     CONSTRAINT steps_status CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'waiting'::text, 'succeeded'::text, 'dead_letter'::text, 'skipped'::text, 'cancelled'::text, 'compensated'::text]))),
     CONSTRAINT steps_taken CHECK (((taken >= 0) AND (taken <= (cardinality(parents) - deps_left)))),
-    CONSTRAINT steps_winner CHECK (((status <> 'succeeded'::text) OR ((done_token IS NOT NULL) AND (claim_no > 0))))
+    CONSTRAINT steps_winner CHECK (((status <> 'succeeded'::text) OR shared OR edited OR ((done_token IS NOT NULL) AND (claim_no > 0))))
 );
 CREATE TABLE tenants (
     tenant integer NOT NULL,
@@ -325,6 +452,32 @@ CREATE TABLE tenants (
     secret bytea NOT NULL,
     created_at timestamp with time zone DEFAULT engine_now() NOT NULL,
     CONSTRAINT tenants_positive CHECK ((tenant > 0))
+);
+CREATE TABLE waits (
+    tenant integer NOT NULL,
+    id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    no integer NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    state text NOT NULL,
+    request_sha256 text NOT NULL,
+    allow_self boolean NOT NULL,
+    steps_left integer DEFAULT 0 NOT NULL,
+    child_run uuid,
+    due_at timestamp with time zone,
+    opened_at timestamp with time zone NOT NULL,
+    answered_at timestamp with time zone,
+    consumed_at timestamp with time zone,
+    answered_by text,
+    effect_no integer,
+    request json,
+    answer json,
+    CONSTRAINT waits_answered CHECK (((state = 'open'::text) = (answered_at IS NULL))),
+    CONSTRAINT waits_kind CHECK ((kind = ANY (ARRAY['approval'::text, 'input'::text, 'signal'::text, 'timer'::text, 'steps'::text, 'run'::text, 'unknown_effect'::text]))),
+    CONSTRAINT waits_state CHECK ((state = ANY (ARRAY['open'::text, 'answered'::text, 'cancelled'::text]))),
+    CONSTRAINT waits_steps_left CHECK ((steps_left >= 0))
 );
 CREATE TABLE workers (
     tenant integer DEFAULT 0 NOT NULL,
@@ -350,6 +503,7 @@ CREATE TABLE workers (
     CONSTRAINT workers_state CHECK ((state = ANY (ARRAY['active'::text, 'draining'::text, 'stopped'::text, 'lost'::text])))
 )
 WITH (fillfactor='50');
+ALTER TABLE ONLY effects ATTACH PARTITION effects_default DEFAULT;
 ALTER TABLE ONLY events ATTACH PARTITION events_default DEFAULT;
 ALTER TABLE ONLY runs ATTACH PARTITION runs_default DEFAULT;
 ALTER TABLE ONLY steps ATTACH PARTITION steps_default DEFAULT;
@@ -357,12 +511,22 @@ ALTER TABLE ONLY api_keys
     ADD CONSTRAINT api_keys_id_unique UNIQUE (id);
 ALTER TABLE ONLY api_keys
     ADD CONSTRAINT api_keys_pk PRIMARY KEY (tenant, id);
+ALTER TABLE ONLY artifacts
+    ADD CONSTRAINT artifacts_id_unique UNIQUE (tenant, id);
+ALTER TABLE ONLY artifacts
+    ADD CONSTRAINT artifacts_pk PRIMARY KEY (tenant, run_id, id);
 ALTER TABLE ONLY dead_letters
     ADD CONSTRAINT dead_letters_pk PRIMARY KEY (tenant, run_id, no);
+ALTER TABLE ONLY effects
+    ADD CONSTRAINT effects_pk PRIMARY KEY (tenant, run_id, step_no, no);
+ALTER TABLE ONLY effects_default
+    ADD CONSTRAINT effects_default_pkey PRIMARY KEY (tenant, run_id, step_no, no);
 ALTER TABLE ONLY events
     ADD CONSTRAINT events_pk PRIMARY KEY (tenant, run_id, seq);
 ALTER TABLE ONLY events_default
     ADD CONSTRAINT events_default_pkey PRIMARY KEY (tenant, run_id, seq);
+ALTER TABLE ONLY graphs
+    ADD CONSTRAINT graphs_pk PRIMARY KEY (tenant, name, version);
 ALTER TABLE ONLY idempotency_keys
     ADD CONSTRAINT idempotency_keys_pk PRIMARY KEY (tenant, key);
 ALTER TABLE ONLY queue
@@ -375,6 +539,10 @@ ALTER TABLE ONLY runs
     ADD CONSTRAINT runs_pk PRIMARY KEY (tenant, id);
 ALTER TABLE ONLY runs_default
     ADD CONSTRAINT runs_default_pkey PRIMARY KEY (tenant, id);
+ALTER TABLE ONLY signals
+    ADD CONSTRAINT signals_key UNIQUE (tenant, run_id, key);
+ALTER TABLE ONLY signals
+    ADD CONSTRAINT signals_pk PRIMARY KEY (tenant, run_id, no);
 ALTER TABLE ONLY steps
     ADD CONSTRAINT steps_pk PRIMARY KEY (tenant, run_id, no);
 ALTER TABLE ONLY steps_default
@@ -383,6 +551,10 @@ ALTER TABLE ONLY tenants
     ADD CONSTRAINT tenants_name_unique UNIQUE (name);
 ALTER TABLE ONLY tenants
     ADD CONSTRAINT tenants_pk PRIMARY KEY (tenant);
+ALTER TABLE ONLY waits
+    ADD CONSTRAINT waits_pk PRIMARY KEY (tenant, id);
+ALTER TABLE ONLY waits
+    ADD CONSTRAINT waits_step UNIQUE (tenant, run_id, step_no, no);
 ALTER TABLE ONLY workers
     ADD CONSTRAINT workers_pk PRIMARY KEY (tenant, session);
 CREATE INDEX idempotency_keys_age ON idempotency_keys USING btree (created_at);
@@ -391,7 +563,15 @@ CREATE INDEX queue_ready ON queue USING btree (tenant, route, ord) WHERE (state 
 CREATE INDEX queue_scheduled ON queue USING btree (due_at) WHERE (state = 'scheduled'::text);
 CREATE INDEX runs_open ON ONLY runs USING btree (tenant, id) WHERE (finished_at IS NULL);
 CREATE INDEX runs_default_tenant_id_idx ON runs_default USING btree (tenant, id) WHERE (finished_at IS NULL);
+CREATE INDEX runs_origin ON ONLY runs USING btree (tenant, origin) WHERE (origin IS NOT NULL);
+CREATE INDEX runs_default_tenant_origin_idx ON runs_default USING btree (tenant, origin) WHERE (origin IS NOT NULL);
+CREATE INDEX waits_cancelled ON waits USING btree (tenant, child_run) WHERE ((state = 'cancelled'::text) AND (child_run IS NOT NULL));
+CREATE INDEX waits_child ON waits USING btree (tenant, child_run) WHERE ((state = 'open'::text) AND (child_run IS NOT NULL));
+CREATE INDEX waits_due ON waits USING btree (due_at) WHERE ((state = 'open'::text) AND (due_at IS NOT NULL));
+CREATE INDEX waits_open ON waits USING btree (tenant, id) WHERE (state = 'open'::text);
+ALTER INDEX effects_pk ATTACH PARTITION effects_default_pkey;
 ALTER INDEX events_pk ATTACH PARTITION events_default_pkey;
 ALTER INDEX runs_pk ATTACH PARTITION runs_default_pkey;
 ALTER INDEX runs_open ATTACH PARTITION runs_default_tenant_id_idx;
+ALTER INDEX runs_origin ATTACH PARTITION runs_default_tenant_origin_idx;
 ALTER INDEX steps_pk ATTACH PARTITION steps_default_pkey;

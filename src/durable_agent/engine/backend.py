@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from durable_agent.core.port import Offer
 from durable_agent.core.records import Exchange, Failed, FailureClass, Outcome, Token, Verdict
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, WINDOW_S, Bell, Listener
-from durable_agent.db.pool import TRANSIENT, Database, first_line
-from durable_agent.engine.exchange import SESSIONS, Done, Room, exchange, look
-from durable_agent.errors import DatabaseUnavailable, LostRace
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.engine.answer import settle_children
+from durable_agent.engine.exchange import SESSIONS, Done, Room, exchange, look, settle_within
+from durable_agent.errors import DatabaseUnavailable, LostRace, RetryableError
 from durable_agent.telemetry import Counters
 
 
@@ -44,6 +47,10 @@ class PostgresBackend:
         elif done.events:
             # A claim alone is no hurry: the bell is kept free for the result that may follow at once.
             asyncio.get_running_loop().call_later(WINDOW_S, self._bell.ring, EVENTS)
+        if done.ended_children:
+            with suppress(*TRANSIENT, DatabaseUnavailable):  # the upkeep of any process makes up for it
+                await settle_children(self._db, done.ended_children)
+                self._bell.ring(READY, EVENTS)
         if done.ready_left:
             self._bell.ring(READY)
         self._counters.fenced += sum(v is Verdict.LOST for v in done.answer.verdicts)
@@ -64,6 +71,15 @@ class PostgresBackend:
         verdicts = tuple(verdict for one in done for verdict in one.answer.verdicts)
         return Done(Exchange(verdicts, (), (), more=True), ready_left=True, events=True)
 
+    async def begin(self) -> PostgresTransaction:
+        """See `core.port.Backend.begin`."""
+        try:
+            conn = await self._db.direct("author")
+            await conn.execute("begin")
+        except TRANSIENT as error:
+            raise RetryableError(f"no transaction could be opened: {first_line(error)}") from error
+        return PostgresTransaction(conn, self._room, self._bell)
+
     async def owned(self) -> frozenset[Token]:
         """See `core.port.Backend.owned`."""
         try:
@@ -79,6 +95,32 @@ class PostgresBackend:
         if hinted:
             self._stir()
         return frozenset(_HINTS[channel] for channel in hinted if channel in _HINTS)
+
+
+class PostgresTransaction:
+    """An author's transaction on a connection of its own; it ends with the step."""
+
+    def __init__(self, conn: Connection, room: Room, bell: Bell) -> None:
+        self.connection = conn
+        self._room = room
+        self._bell = bell
+
+    async def settle(self, outcome: Outcome) -> Verdict:
+        """See `core.port.AuthorTransaction.settle`."""
+        try:
+            if self.connection.info.transaction_status is not TransactionStatus.INTRANS:
+                raise DatabaseUnavailable("the transaction was ended by the handler; only the step's end may commit it")
+            done = await settle_within(self.connection, self._room, outcome)
+        except (*TRANSIENT, LostRace) as error:
+            raise DatabaseUnavailable(f"nobody knows whether it was committed: {first_line(error)}") from error
+        finally:
+            await self.connection.close()
+        self._bell.ring(EVENTS, *((READY,) if done.ready_left else ()))
+        return done.answer.verdicts[0]
+
+    async def rollback(self) -> None:
+        """See `core.port.AuthorTransaction.rollback`."""
+        await self.connection.close()
 
 
 def refused(outcome: Outcome, error: psycopg.Error) -> Outcome:

@@ -9,25 +9,42 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from durable_agent.core.records import Claim, Lease, RunId, StepKind, Tenant, Token
+from durable_agent.core.port import Offer
+from durable_agent.core.records import (
+    Answer,
+    Claim,
+    Effect,
+    EffectClass,
+    EffectState,
+    Lease,
+    Replay,
+    RunId,
+    StepKind,
+    Tenant,
+    Token,
+    WaitKind,
+)
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
 from durable_agent.core.turns import Share
+from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
-from durable_agent.engine.journal import QUEUE, Head, Journal
+from durable_agent.engine.journal import JOURNAL, QUEUE, Head, Journal
 from durable_agent.telemetry import logger
 
 log = logger("claim")
 
-CLAIMABLE = frozenset({RunStatus.PENDING, RunStatus.RUNNING})
+CLAIMABLE = frozenset({RunStatus.PENDING, RunStatus.RUNNING, RunStatus.COMPENSATING})
 
 
 class Step(NamedTuple):
     """A leased step: what its settlement needs to know, under its run's lock or as it was when it was leased.
 
-    The counters and the token belong to the live lease; `retry` is the policy's JSON.
+    The counters and the token belong to the live lease; `retry` is the policy's JSON; `effect` is the class of the tool
+    when the step itself is a call of the outside world that is not safe to make twice.
     """
 
     tenant: int
@@ -39,10 +56,12 @@ class Step(NamedTuple):
     max_attempts: int
     max_crashes: int
     retry: str
+    spawned_by: int | None
     failures: int
     crashes: int
     claim_no: int | None
     token: UUID | None
+    effect: str | None = None
     last_token: UUID | None = None
     done_token: UUID | None = None
 
@@ -83,6 +102,8 @@ class Picked(NamedTuple):
     chain: bytes
     steps_total: int
     steps_left: int
+    waiting: int
+    parent_run: UUID | None
     run_at: str
     run_input: Any
     goal: str | None
@@ -95,7 +116,23 @@ class Picked(NamedTuple):
     children: list[int]
     max_attempts: int
     retry: str
+    spawned_by: int | None
+    compensates: int | None
+    effect: str | None
+    origin: UUID | None
+    mode: str | None
+    step_origin: UUID | None
     outputs: dict[str, Any] | None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the step is made again from the record of another run."""
+        return self.mode == "recorded" and self.step_origin is not None
+
+    @property
+    def has_record(self) -> bool:
+        """Whether something may have been recorded that the attempt must know."""
+        return self.claim_no > 0 or self.replayed
 
     @property
     def last_chance(self) -> bool:
@@ -118,7 +155,7 @@ async def pick(conn: Connection, tenant: Tenant, shares: Sequence[Share], *, sol
 
 
 def lease_picked(
-    journal: Journal, picked: Sequence[Picked], *, limit: int, worker: str, secrets: Mapping[Tenant, bytes]
+    journal: Journal, picked: Sequence[Picked], *, limit: int, offer: Offer, secrets: Mapping[Tenant, bytes]
 ) -> list[Leased]:
     """Lease up to `limit` of the picked steps in the journal; the rest stay ready and are let go at the commit."""
     leased: list[Leased] = []
@@ -133,37 +170,104 @@ def lease_picked(
         if head is None:
             head = journal.heads[row.tenant, row.run_id] = Head(
                 row.tenant, row.run_id, RunStatus(row.status), row.steps_total, row.steps_left, row.last_seq,
-                row.chain, row.run_at, seen=row.last_seq,
+                row.chain, row.run_at, row.last_seq, row.waiting, row.parent_run, row.origin,
             )  # fmt: skip
         if head.status not in CLAIMABLE:
             if row.status == head.status.value:
                 log.error("claim_refused", run=str(row.run_id), step=row.no, status=row.status, hint="run doctor")
             continue
         chanced = chanced or row.last_chance
-        leased.append(_lease(journal, head, row, worker, next(tokens), secrets[row.tenant]))
+        leased.append(_lease(journal, head, row, offer, next(tokens), secrets[row.tenant]))
     return leased
 
 
-def _lease(journal: Journal, head: Head, row: Picked, worker: str, token: Token, secret: bytes) -> Leased:
+def _lease(journal: Journal, head: Head, row: Picked, offer: Offer, token: Token, secret: bytes) -> Leased:
     if head.status is RunStatus.PENDING:
         journal.move(head, RunEvent.STARTED)
     lease = Lease(row.tenant, row.run_id, row.no, row.claim_no + 1, token)
-    note_claim(journal, head, lease, attempt=row.failures + 1, worker=worker)
-    journal.leased.add(row.at, row.tenant, row.run_id, row.no, lease.claim_no, lease.token)
-    return leased_from(lease, row, row.run_input, row.goal, row.outputs or {}, secret)
+    note_claim(journal, head, lease, attempt=row.failures + 1, worker=offer.worker)
+    effect = None if row.replayed else offer.effects.get(row.tool)
+    journal.leased.add(row.at, row.tenant, row.run_id, row.no, lease.claim_no, lease.token, effect)
+    return leased_from(lease, row, row.run_input, row.goal, row.outputs or {}, secret, effect)
+
+
+async def read_records(conn: Connection, picked: Sequence[Picked], leased: Sequence[Leased]) -> list[Leased]:
+    """Return the claims with what their steps' earlier attempts, or the runs they descend from, recorded.
+
+    Nothing is read for steps that are claimed for the first time in a run of its own: the usual case.
+    """
+    rows = {(row.run_id, row.no): row for row in picked if row.has_record or row.origin is not None}
+    wanted = [row for one in leased if (row := rows.get((one.claim.lease.run_id, one.claim.lease.step_no)))]
+    if not wanted:
+        return list(leased)
+    records = {}
+    if asked := [row for row in wanted if row.has_record]:
+        sources = [(r.tenant, r.run_id, r.no, r.step_origin if r.replayed else r.run_id, r.replayed) for r in asked]
+        cursor = await conn.execute(QUEUE.records, literals(("tenants", "runs", "nos", "sources", "replayed"), sources))
+        records = {(run, no): record for run, no, *record in await cursor.fetchall()}
+    outputs = await _shared_outputs(conn, wanted)
+    return [
+        Leased(_with_record(one.claim, row, records.get((row.run_id, row.no)), outputs), one.step)
+        if (row := rows.get((one.claim.lease.run_id, one.claim.lease.step_no))) else one
+        for one in leased
+    ]  # fmt: skip
+
+
+async def _shared_outputs(conn: Connection, rows: Sequence[Picked]) -> dict[tuple[UUID, int], tuple[str, Any]]:
+    """Return (name, output) of the parents of steps in runs that share results with others."""
+    forks = [row for row in rows if row.origin is not None]
+    if not forks:
+        return {}
+    parents = await conn.execute(
+        JOURNAL.parents_of, literals(("tenants", "runs", "nos"), [(r.tenant, r.run_id, r.no) for r in forks])
+    )
+    keys = sorted({(tenant, run, no) for tenant, run, nos in await parents.fetchall() for no in nos})
+    if not keys:
+        return {}
+    cursor = await conn.execute(JOURNAL.shared_outputs, literals(("tenants", "runs", "nos"), keys))
+    return {(run, no): (name, output) for _tenant, run, no, name, output in await cursor.fetchall()}
+
+
+def _with_record(
+    claim: Claim, row: Picked, record: Sequence[Any] | None, outputs: Mapping[tuple[UUID, int], tuple[str, Any]]
+) -> Claim:
+    effects, answers, replay = record or (None, None, None)
+    status, output = replay or ("", None)
+    parents = claim.parents
+    if row.origin is not None:
+        known = {name: value for (run, _no), (name, value) in outputs.items() if run == row.run_id}
+        parents = {name: known.get(name, value) for name, value in claim.parents.items()}
+    return replace(
+        claim,
+        parents=parents,
+        effects=tuple(
+            Effect(no, name, EffectClass(kind), request, key, EffectState(state), result, error)
+            for no, name, kind, request, key, state, result, error in effects or ()
+        ),
+        answers=tuple(
+            Answer(no, WaitKind(kind), name, request, UUID(wait), answer)
+            for no, kind, name, request, wait, answer in answers or ()
+        ),
+        in_doubt=row.effect is not None,
+        replay=None if replay is None else Replay(output.encode() if output is not None else None, status),
+    )
 
 
 def leased_from(
-    lease: Lease, row: Any, run_input: Any, goal: str | None, parents: dict[str, Any], secret: bytes
-) -> Leased:
-    """Return the claim of a lease and what is remembered of it; `row` has the step's specification and counters."""
+    lease: Lease, row: Any, run_input: Any, goal: str | None, parents: dict[str, Any], secret: bytes,
+    effect: str | None,
+) -> Leased:  # fmt: skip
+    """Return the claim of a lease and what is remembered of it; `row` has the step's specification and counters.
+
+    `effect` is the class of the tool the step calls, if it is one that is not safe to call again.
+    """
     claim = Claim(
         lease, row.name, _KINDS[row.kind], row.tool, row.input, run_input, goal, parents, row.failures + 1, row.crashes,
-        row.timeout_s, row.deadline_s, idempotency_key(secret, lease),
+        row.timeout_s, row.deadline_s, idempotency_key(secret, lease), compensates=row.compensates is not None,
     )  # fmt: skip
     step = Step(
         lease.tenant, lease.run_id, lease.step_no, row.name, row.tool, row.children, row.max_attempts, row.max_crashes,
-        row.retry, row.failures, row.crashes, lease.claim_no, lease.token,
+        row.retry, row.spawned_by, row.failures, row.crashes, lease.claim_no, lease.token, effect,
     )  # fmt: skip
     return Leased(claim, step)
 

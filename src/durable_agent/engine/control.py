@@ -14,8 +14,9 @@ from durable_agent.db.arrays import literals
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
+from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
 from durable_agent.engine.journal import JOURNAL, Head, Journal, read_now
-from durable_agent.engine.settle import close_open_steps
+from durable_agent.engine.waiting import settle_waiting
 from durable_agent.errors import Conflict, DatabaseUnavailable, NotFound
 
 REDRIVE = load("redrive")
@@ -36,7 +37,7 @@ class Held:
 
 
 @asynccontextmanager
-async def _locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[Held]:
+async def locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[Held]:
     """Yield the run under its lock; on leaving, the journal is written and committed. Raises NotFound, Conflict."""
     try:
         async with db.transaction() as conn, batch(conn):
@@ -50,6 +51,7 @@ async def _locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[H
             journal.take(rows)
             held = Held(conn, journal, journal.heads[tenant, run_id])
             yield held
+            await settle_waiting(conn, journal)
             await journal.write(conn)
     except IllegalTransition as error:
         verb = error.event.removeprefix("run.")
@@ -63,21 +65,25 @@ async def _locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[H
 async def cancel(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None) -> str:
     """End the run as cancelled with every open step; no lease of it outlives the commit. Returns the status.
 
+    A run that did what can be undone is `compensating` first. Runs it had started are cancelled by `cancel_orphans`.
+
     Raises NotFound, Conflict (the run ended before, and how).
     """
-    async with _locked(db, tenant, run_id) as held:
+    async with locked(db, tenant, run_id) as held:
         journal, head = held.journal, held.head
-        if head.status.final:
+        if head.status.final or head.status is RunStatus.COMPENSATING:
             raise IllegalTransition("run", head.status, RunEvent.CANCELLED)
+        begun = head.status is not RunStatus.PENDING
         await close_open_steps(held.conn, journal, head, (), why="run_cancelled")
-        journal.move(head, RunEvent.CANCELLED, _why(reason), by=actor)
-        await held.conn.execute(JOURNAL.cancel_steps, held.where)
+        await cancel_rows(held.conn, journal, head)
+        if not (begun and await undo(held.conn, journal, head, ending="cancelled", by=actor)):
+            journal.move(head, RunEvent.CANCELLED, _why(reason), by=actor)
     return head.status.value
 
 
 async def pause(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None) -> str:
     """Stop claiming the run's steps; attempts in flight go on to their end. Raises NotFound, Conflict."""
-    async with _locked(db, tenant, run_id) as held:
+    async with locked(db, tenant, run_id) as held:
         held.journal.move(held.head, RunEvent.PAUSED, _why(reason), by=actor)
         await held.conn.execute(JOURNAL.hold_steps, held.where)
     return held.head.status.value
@@ -85,7 +91,7 @@ async def pause(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reaso
 
 async def resume(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None) -> str:
     """Let a paused run's steps be claimed again; ring READY afterwards. Raises NotFound, Conflict."""
-    async with _locked(db, tenant, run_id) as held:
+    async with locked(db, tenant, run_id) as held:
         held.journal.move(held.head, RunEvent.RESUMED, _why(reason), by=actor)
         await held.conn.execute(JOURNAL.unhold_steps, held.where)
     return held.head.status.value
@@ -122,7 +128,7 @@ async def redrive(
 async def _redrive_run(
     db: Database, tenant: Tenant, run_id: UUID, nos: list[int], actor: str, extra: int | None
 ) -> list[tuple[RunId, str]]:
-    async with _locked(db, tenant, run_id) as held:
+    async with locked(db, tenant, run_id) as held:
         journal, head, conn = held.journal, held.head, held.conn
         if head.status is not RunStatus.FAILED:
             return []  # somebody was faster

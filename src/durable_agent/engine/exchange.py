@@ -13,21 +13,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from durable_agent.core.port import Offer
-from durable_agent.core.records import Emitted, Exchange, Outcome, Tenant, Token, Turn, Verdict
+from durable_agent.core.records import ON_THE_WAY, Emitted, Exchange, Outcome, Tenant, Token, Turn, Verdict
 from durable_agent.core.states import IllegalTransition, RunStatus
 from durable_agent.core.turns import Share, priority_rank, share
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
-from durable_agent.engine.claim import Leased, Picked, Step, lease_picked, leased_from, pick
+from durable_agent.engine.claim import Leased, Picked, Step, lease_picked, leased_from, pick, read_records
+from durable_agent.engine.conclude import cancel_failed, conclude, ended_children
+from durable_agent.engine.effects import uses_approval
 from durable_agent.engine.journal import JOURNAL, QUEUE, Journal, RunKey
 from durable_agent.engine.promote import Promotion, Ready
 from durable_agent.engine.routes import Routes
-from durable_agent.engine.settle import Reads, Settlement, conclude, read
+from durable_agent.engine.settle import Reads, Settlement, read
+from durable_agent.engine.waiting import arrivals, open_waits, settle_waiting
 from durable_agent.errors import LostRace
 
 SESSIONS = load("sessions")
@@ -38,7 +41,8 @@ class Room:
     """What a worker session remembers between exchanges: its leases, whose turn it is, what stands for what.
 
     `usual` is the only route there was work on when there last was any: a worker that is woken asks there without a
-    look first. With several routes it looks, for then their order matters.
+    look first. With several routes it looks, for then their order matters. `doubtful`: the last exchange may have been
+    committed without an answer.
     """
 
     offer: Offer
@@ -48,6 +52,7 @@ class Room:
     usual: tuple[Turn, ...] = ()
     round: int = 0
     held: dict[Token, Leased] = field(default_factory=dict)
+    doubtful: bool = False
 
     def serves(self, tenant: int, route: int) -> bool:
         """Whether this worker offers what the route asks for."""
@@ -59,7 +64,13 @@ class Room:
         return tenant, self.routes.keys[tenant, route][2]
 
     def recall(self, outcomes: Sequence[Outcome]) -> list[Leased] | None:
-        """Return what is remembered of each outcome's step; None when one is not, or its event has no fence of its own."""
+        """Return what is remembered of each outcome's step; None when the rows must be asked.
+
+        So they must for a step that is not remembered, an event that has no fence of its own, an approval that is to be
+        used, and after an unknown commit.
+        """
+        if self.doubtful or uses_approval(outcomes):
+            return None
         found: list[Leased] = []
         for outcome in outcomes:
             one = self.held.get(outcome.lease.token)
@@ -74,7 +85,7 @@ class Room:
         Attempts that ended without an outcome leave their memory behind: the oldest goes when there is too much.
         """
         for outcome in settled:
-            if not isinstance(outcome, Emitted):
+            if not isinstance(outcome, ON_THE_WAY):
                 self.held.pop(outcome.lease.token, None)
         for one in leased:
             self.held[one.claim.lease.token] = one
@@ -98,6 +109,7 @@ class Done:
     answer: Exchange
     ready_left: bool
     events: bool
+    ended_children: Sequence[RunKey] = ()
 
 
 async def look(db: Database, room: Room) -> bool:
@@ -112,43 +124,67 @@ async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, fre
     ask = Ask(outcomes, max(free, 0), share(room.turns or room.usual, max(free, 0), after=room.round), solo)
     room.round += 1
     held = room.recall(outcomes)
+    room.doubtful = bool(outcomes)  # until the answer is here
     if held is not None:
         try:
-            return await _exchange(db, room, ask, held)
+            done = await _exchange(db, room, ask, held)
+            room.doubtful = False
+            return done
         except (LostRace, IllegalTransition):
             if not outcomes:
                 raise
-    return await _exchange(db, room, ask, None)
+    done = await _exchange(db, room, ask, None)
+    room.doubtful = False
+    return done
+
+
+async def settle_within(conn: Connection, room: Room, outcome: Outcome) -> Done:
+    """Settle one outcome in the transaction that is open on the connection, and commit both."""
+    return await _on(conn, room, Ask([outcome], 0, {}, False), None, begun=True)
 
 
 async def _exchange(db: Database, room: Room, ask: Ask, held: Sequence[Leased] | None) -> Done:
-    steps = None if held is None else [one.step for one in held]
     async with db.transaction() as conn:
-        async with batch(conn) as pipeline:
-            reads = await read(conn, ask.outcomes, steps) if ask.outcomes else None
-            picks = [(tenant, await pick(conn, tenant, s, solo=ask.solo)) for tenant, s in ask.shares.items()]
-            turns = await conn.execute(QUEUE.turns if ask.slots > 0 else JOURNAL.now)
-            await pipeline.sync()
-            rows = await turns.fetchall()
-            journal = Journal(rows[0][0], room.offer.session)
-            settlement, promotion = await _settle(conn, journal, reads, ask.outcomes, steps, room.offer.worker)
-            picked = await _picked(picks)
-            await _know_secrets(conn, room, picked)
-            if ask.slots > 0:
-                await _learn(conn, room, rows, promotion.ready)
-            handed = _hand_off(room, promotion.ready, ask.slots - len(picked)) if held else []
-            promotion.enqueue(handed, room.offer.worker)
-            await conclude(conn, settlement, promotion)
-            leased = lease_picked(
-                journal, picked, limit=ask.slots - len(handed), worker=room.offer.worker, secrets=room.secrets
-            )
-            await journal.write(conn)
-            await cancel_failed(conn, journal, settlement)
-            late = await promotion.read_outputs(conn, handed)
-        outputs = await late.fetchall() if late is not None else ()
+        return await _on(conn, room, ask, held)
+
+
+async def _on(conn: Connection, room: Room, ask: Ask, held: Sequence[Leased] | None, *, begun: bool = False) -> Done:
+    steps = None if held is None else [one.step for one in held]
+    async with batch(conn, begun=begun) as pipeline:
+        reads = await read(conn, ask.outcomes, steps) if ask.outcomes else None
+        picks = [(tenant, await pick(conn, tenant, s, solo=ask.solo)) for tenant, s in ask.shares.items()]
+        turns = await conn.execute(QUEUE.turns if ask.slots > 0 else JOURNAL.now)
+        await pipeline.sync()
+        rows = await turns.fetchall()
+        journal = Journal(rows[0][0], room.offer.session)
+        settlement, promotion = await _settle(conn, journal, reads, ask.outcomes, steps, room.offer.worker)
+        picked = await _picked(picks)
+        await _know_secrets(conn, room, picked)
+        if ask.slots > 0:
+            await _learn(conn, room, rows, promotion.ready)
+        handed = _hand_off(room, promotion.ready, ask.slots - len(picked)) if held else []
+        promotion.enqueue(handed, room.offer)
+        woken = await wind_up(conn, settlement, promotion)
+        leased = lease_picked(journal, picked, limit=ask.slots - len(handed), offer=room.offer, secrets=room.secrets)
+        leased = await read_records(conn, picked, leased)
+        await settle_waiting(conn, journal)
+        await journal.write(conn)
+        await cancel_failed(conn, journal, settlement)
+        late = await promotion.read_outputs(conn, handed)
+    outputs = await late.fetchall() if late is not None else ()
     leased += _handed(room, promotion, handed, held or (), outputs)
     room.note(ask.outcomes, leased)
-    return _done(room, journal, settlement, promotion, leased, picked, ask.shares)
+    done = _done(room, journal, settlement, promotion, leased, picked, ask.shares)
+    return replace(done, ready_left=done.ready_left or woken, ended_children=ended_children(journal))
+
+
+async def wind_up(conn: Connection, settlement: Settlement, promotion: Promotion) -> bool:
+    """Open the waits of a batch, count what others wait for, end what ends; tell whether steps became ready by it."""
+    if not (settlement.opening or settlement.arrived or settlement.failing or promotion.failing or settlement.finished):
+        return False
+    woken = await open_waits(conn, settlement) if settlement.opening else False
+    ended = await conclude(conn, settlement, promotion)
+    return await arrivals(conn, settlement.journal, settlement.arrived) or woken or ended
 
 
 async def _settle(
@@ -166,6 +202,7 @@ async def _settle(
         settlement.settle(outcomes, held)
     else:
         rows = {(row[0], row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
+        await settlement.record.know(reads.effects, reads.approvals)
         known = [(o, rows.get((o.lease.tenant, o.lease.run_id, o.lease.step_no))) for o in outcomes]
         if any(step and step.run not in journal.heads for _, step in known):
             raise LostRace("a run that is there could not be locked")  # never an answer: the lease may be alive
@@ -205,7 +242,7 @@ def _hand_off(room: Room, ready: Sequence[Ready], slots: int) -> list[Ready]:
     for step in ready:
         if len(chosen) >= slots:
             break
-        if not room.serves(step.tenant, step.route) or step.head.status is not RunStatus.RUNNING or step.risky:
+        if not room.serves(step.tenant, step.route) or step.head.status not in _GOING or step.risky:
             continue
         lane = room.lane(step.tenant, step.route)
         rank = priority_rank(step.ord)
@@ -215,10 +252,7 @@ def _hand_off(room: Room, ready: Sequence[Ready], slots: int) -> list[Ready]:
     return chosen
 
 
-async def cancel_failed(conn: Connection, journal: Journal, settlement: Settlement) -> None:
-    """Queue the statements that end the open steps of the runs that failed in this transaction."""
-    for tenant, run_id in settlement.failing:
-        await conn.execute(JOURNAL.cancel_steps, {"tenant": tenant, "run": run_id, "now": journal.now})
+_GOING = frozenset({RunStatus.RUNNING, RunStatus.COMPENSATING})
 
 
 def _handed(
@@ -232,7 +266,7 @@ def _handed(
     return [
         leased_from(
             ready.lease, ready.child, runs[ready.head.key].run_input, runs[ready.head.key].goal,
-            promotion.outputs_for(ready, read), room.secrets[ready.tenant],
+            promotion.outputs_for(ready, read), room.secrets[ready.tenant], room.offer.effects.get(ready.child.tool),
         )
         for ready in handed
         if ready.lease is not None

@@ -13,8 +13,10 @@ import orjson
 from durable_agent.core.events import ChainBroken, StoredEvent, digest, dumps, fold, inputs_digest, verify
 from durable_agent.core.graph import Graph
 from durable_agent.core.records import Tenant
+from durable_agent.core.states import RunEvent, StepEvent
 from durable_agent.db import reads
 from durable_agent.db.pool import Connection, Database
+from durable_agent.engine.journal import EFFECTS, WAITS
 from durable_agent.errors import NotFound
 
 FORMAT = 1
@@ -34,6 +36,10 @@ async def export_lines(db: Database, tenant: Tenant, run_id: UUID) -> AsyncItera
         yield _line({"record": "run", "format": FORMAT, **run})
         for step in await reads.steps(conn, tenant, run_id):
             yield _line({"record": "step", **step})
+        for effect in await reads.rows(conn, EFFECTS.of_run, {"tenant": tenant, "run": run_id}):
+            yield _line({"record": "effect", **effect})
+        for wait in await reads.rows(conn, WAITS.of_run, {"tenant": tenant, "run": run_id}):
+            yield _line({"record": "wait", **wait})
         async for row in _events(conn, tenant, run_id):
             yield _line({"record": "event", **row, "hash": bytes(row["hash"]).hex()})
         yield _line({"record": "end", "events": run["last_seq"], "chain": run["chain"]})
@@ -61,6 +67,8 @@ class Export:
 
     run: dict[str, Any]
     steps: list[dict[str, Any]] = field(default_factory=list)
+    effects: list[dict[str, Any]] = field(default_factory=list)
+    waits: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     ends: list[dict[str, Any]] = field(default_factory=list)
 
@@ -70,13 +78,14 @@ def verify_export(lines: Iterable[bytes]) -> tuple[UUID, int]:
 
     Raises ChainBroken with the first event that does not fit, NotAnExport.
     """
-    found = _parsed(lines)
+    found = parse_export(lines)
     try:
         run_id, head = UUID(found.run["id"]), bytes.fromhex(found.run["chain"])
         count = verify(run_id, _stored_events(found.events), head=head, last_seq=found.run["last_seq"])
         if [(end["events"], end["chain"]) for end in found.ends] != [(count, found.run["chain"])]:
             raise ChainBroken(count + 1, "the last line of the export is missing or does not fit")
-        faults = row_faults(found.run, found.steps, list(_stored_events(found.events)))
+        stored = list(_stored_events(found.events))
+        faults = row_faults(found.run, found.steps, stored) + effect_faults(found.effects, found.waits, stored)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ChainBroken(len(found.events) + 1, f"a line of the run or of a step was altered: {error}") from None
     if faults:
@@ -84,7 +93,7 @@ def verify_export(lines: Iterable[bytes]) -> tuple[UUID, int]:
     return run_id, count
 
 
-def _parsed(lines: Iterable[bytes]) -> Export:
+def parse_export(lines: Iterable[bytes]) -> Export:
     found: Export | None = None
     for number, line in enumerate(lines, 1):
         try:
@@ -97,8 +106,11 @@ def _parsed(lines: Iterable[bytes]) -> Export:
         match record:
             case "run" if found is None:
                 found = Export(document)
-            case "step" | "event" | "end" if found is not None and not found.ends:
-                {"step": found.steps, "event": found.events, "end": found.ends}[record].append(document)
+            case "step" | "effect" | "wait" | "event" | "end" if found is not None and not found.ends:
+                {
+                    "step": found.steps, "effect": found.effects, "wait": found.waits, "event": found.events,
+                    "end": found.ends,
+                }[record].append(document)  # fmt: skip
             case _ if found is None:
                 raise NotAnExport("the first line is not that of a run")
             case _:
@@ -125,7 +137,7 @@ def row_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[St
         faults.append(f"the run is {run['status']}, its events say {folded.status}")
     if folded.steps_left != run["steps_left"]:
         faults.append(f"the run has {run['steps_left']} steps left, its events say {folded.steps_left}")
-    outputs = {e.step_no: orjson.loads(e.data)["output_sha256"] for e in events if e.type == "step.succeeded"}
+    outputs = {e.step_no: orjson.loads(e.data)["output_sha256"] for e in events if e.type in _WITH_OUTPUT}
     for step in steps:
         if step["no"] not in folded.steps:
             faults.append(f"step {step['name']!r} is not numbered from 0")
@@ -135,25 +147,84 @@ def row_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[St
                            ("crashes", said.crashes)):  # fmt: skip
             if step[name] != mine:
                 faults.append(f"step {step['name']!r}: {name} is {step[name]}, its events say {mine}")
-        if step["status"] == "succeeded" and outputs.get(step["no"]) != digest(dumps(step["output"])):
+        if step["status"] in ("succeeded", "compensated") and outputs.get(step["no"]) != digest(dumps(step["output"])):
             faults.append(f"step {step['name']!r}: its output is not the one that was recorded")
     return faults
 
 
+_WITH_OUTPUT = (StepEvent.SUCCEEDED, StepEvent.SHARED)
+
+
 def _input_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
-    """Return whether the inputs are no longer those that were submitted."""
-    told = orjson.loads(events[0].data).get("inputs_sha256") if events else None
-    if told == inputs_digest(run["input"], [step["input"] for step in steps]):
-        return []
-    return ["an input of the run or of one of its steps is not the one that was submitted"]
+    """Return whether the inputs are no longer those that were submitted, or added later."""
+    for first, last, told in _parts(steps, events):
+        submitted = run["input"] if first == 0 else None
+        if told.get("inputs_sha256") != inputs_digest(submitted, [step["input"] for step in steps[first:last]]):
+            return ["an input of the run or of one of its steps is not the one that was submitted"]
+    return []
 
 
 def _graph_faults(steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
-    """Return whether names, edges and edge conditions are no longer those that were submitted."""
-    conditions = {(int(p), s["no"]): when for s in steps for p, when in (s["edge_conditions"] or {}).items()}
-    graph = Graph(tuple(s["name"] for s in steps), tuple(tuple(s["parents"]) for s in steps), (), (), conditions)
-    said = orjson.loads(events[0].data).get("graph_sha256") if events else None
-    return [] if said == graph.digest() else ["the steps are not the graph that was submitted"]
+    """Return whether names, edges and edge conditions are no longer those that were submitted, or added later."""
+    parts = _parts(steps, events)
+    for first, last, told in parts:
+        own = steps[first:last]
+        conditions = {(int(p), s["no"]): when for s in own for p, when in (s["edge_conditions"] or {}).items()}
+        graph = Graph(tuple(s["name"] for s in own), tuple(tuple(s["parents"]) for s in own), (), (), conditions)
+        if told.get("graph_sha256") != graph.digest():
+            return ["the steps are not the graph that was submitted"]
+    return [] if parts and parts[-1][1] == len(steps) else ["there are steps that no event tells of"]
+
+
+def effect_faults(effects: list[dict[str, Any]], waits: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
+    """Return where recorded effects and waits are not what the events say: requests, results, decisions (I11, I7)."""
+    faults: list[str] = []
+    intents: dict[tuple[int | None, int], dict[str, Any]] = {}
+    results: dict[tuple[int | None, int], str | None] = {}
+    opened: dict[str, str] = {}
+    decided: dict[str, Any] = {}
+    for event in events:
+        told = orjson.loads(event.data)
+        match event.type:
+            case StepEvent.EFFECT_INTENDED:
+                intents[event.step_no, told["effect"]] = told
+            case StepEvent.EFFECT_RECORDED:
+                results[event.step_no, told["effect"]] = told.get("result_sha256")
+            case StepEvent.WAITING:
+                opened[told["wait"]] = told["request_sha256"]
+            case StepEvent.ANSWERED:
+                decided[told["wait"]] = told["decision"]
+            case StepEvent.EFFECT_SETTLED if told["decision"] == "happened" and event.detail is not None:
+                results[event.step_no, told["effect"]] = digest(dumps(orjson.loads(event.detail)["result"]))
+            case _:
+                pass
+    for effect in effects:
+        key, name = (effect["step_no"], effect["no"]), f"effect {effect['no']} of step {effect['step_no']}"
+        intent = intents.get(key)
+        if effect["key"] and (intent is None or intent["key"] != effect["key"]):
+            faults.append(f"{name}: no event tells of its intent")
+        if effect["key"] and digest(dumps(effect["request"])) != effect["request_sha256"]:
+            faults.append(f"{name}: its request is not the one that was recorded")
+        if effect["state"] == "done" and results.get(key) != digest(dumps(effect["result"])):
+            faults.append(f"{name}: its result is not the one that was recorded")
+    for wait in waits:
+        if opened.get(str(wait["id"])) != wait["request_sha256"]:
+            faults.append(f"wait {wait['id']}: it was not opened for this request")
+        told = (wait["answer"] or {}).get("decision")
+        if wait["state"] == "answered" and decided.get(str(wait["id"])) != told:
+            faults.append(f"wait {wait['id']}: its answer is not the one that was recorded")
+    return faults
+
+
+def _parts(steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[tuple[int, int, dict[str, Any]]]:
+    """Return (first step, end, what the event told) of the run's graph as submitted and of each extension."""
+    parts: list[tuple[int, int, dict[str, Any]]] = []
+    for event in events:
+        if event.type in (RunEvent.CREATED, RunEvent.EXTENDED):
+            told = orjson.loads(event.data)
+            first = parts[-1][1] if parts else 0
+            parts.append((first, first + told["steps"], told))
+    return parts
 
 
 def _stored(d: dict[str, Any]) -> StoredEvent:

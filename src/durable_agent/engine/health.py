@@ -16,7 +16,8 @@ from durable_agent.core.records import Tenant
 from durable_agent.db import reads
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_pooled
 from durable_agent.db.sql import load
-from durable_agent.engine.export import row_faults
+from durable_agent.engine.export import effect_faults, row_faults
+from durable_agent.engine.journal import EFFECTS, WAITS
 
 HEALTH = load("health")
 
@@ -182,6 +183,9 @@ async def check_history(conn: Connection, tenant: Tenant, run_id: UUID) -> Seque
         if run is None:
             return ()
         steps = await reads.steps(conn, tenant, run_id)
+        where = {"tenant": tenant, "run": run_id}
+        effects = await reads.rows(conn, EFFECTS.of_run, where)
+        waits = await reads.rows(conn, WAITS.of_run, where)
         rows: list[dict[str, Any]] = []
         while page := await reads.events(conn, tenant, run_id, after=rows[-1]["seq"] if rows else 0, limit=5000):
             rows += page
@@ -190,7 +194,7 @@ async def check_history(conn: Connection, tenant: Tenant, run_id: UUID) -> Seque
         verify(run_id, events, head=bytes.fromhex(run["chain"]), last_seq=run["last_seq"])
     except ChainBroken as broken:
         return (str(broken),)
-    return row_faults(run, steps, events)
+    return row_faults(run, steps, events) + effect_faults(effects, waits, events)
 
 
 async def _pooler(db: Database) -> list[Finding]:

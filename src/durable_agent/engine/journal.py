@@ -21,6 +21,8 @@ from durable_agent.db.sql import load
 
 QUEUE = load("queue")
 JOURNAL = load("journal")
+EFFECTS = load("effects")
+WAITS = load("waits")
 
 RunKey = tuple[int, UUID]
 StepKey = tuple[int, UUID, int]
@@ -29,7 +31,11 @@ STEP_KEY = ("tenants", "runs", "nos")
 
 @dataclass(slots=True)
 class Head:
-    """A locked run: what of its row a transaction may change. `at` is where the row lies (ctid), which the lock keeps true."""
+    """A locked run: what of its row a transaction may change. `at` is where the row lies (ctid), which the lock keeps true.
+
+    `waiting` counts its open waits, `parent` is the run that waits for it, `origin` the one it descends
+    from, `ending` is how it ends once compensated.
+    """
 
     tenant: Tenant
     id: RunId
@@ -40,7 +46,11 @@ class Head:
     chain: bytes
     at: str
     seen: int
+    waiting: int = 0
+    parent: UUID | None = None
+    origin: UUID | None = None
     error: bytes | None = None
+    ending: str | None = None
     started: bool = False
 
     @property
@@ -74,10 +84,21 @@ class Journal:
         fence = ("claim_nos", "tokens")
         self.finished = Row(
             QUEUE.finish_steps,
-            (*key, *fence, "statuses", "outputs", "errors", "failures", "crashes", "workers", "done_tokens"),
+            (
+                *key,
+                *fence,
+                "statuses",
+                "outputs",
+                "errors",
+                "failures",
+                "crashes",
+                "workers",
+                "done_tokens",
+                "compensates",
+            ),
         )
         self.requeued = Row(
-            QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes", "last_tokens")
+            QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes", "last_tokens", "effects")
         )
         self.resolved = Row(JOURNAL.resolve_steps, ("ats", *key, "deps_left", "taken", "statuses", "errors"))
         self.enqueued = Row(
@@ -93,9 +114,22 @@ class Journal:
                 "max_crashes",
                 "tokens",
                 "deadlines",
+                "effects",
             ),
         )
-        self.leased = Row(QUEUE.lease_steps, ("ats", *key, *fence))
+        self.leased = Row(QUEUE.lease_steps, ("ats", *key, *fence, "effects"))
+        self.intended = Row(
+            EFFECTS.intend_effects,
+            (*key, *fence, "effects", "names", "classes", "states", "requests_sha256", "keys", "compensates", "approvals",
+             "requests", "results"),
+        )  # fmt: skip
+        self.recorded = Row(EFFECTS.record_effects, (*key, *fence, "effects", "states", "results", "errors"))
+        self.consumed = Row(WAITS.consume_approvals, ("tenants", "ids"))
+        self.waits = Row(
+            WAITS.open_waits,
+            ("tenants", "ids", "runs", "nos", "kinds", "names", "requests_sha256", "allow_self", "steps_left",
+             "child_runs", "expires", "answered_by", "effect_nos", "requests", "answers"),
+        )  # fmt: skip
         self.dead = Row(JOURNAL.add_dead_letters, (*key, "names", "tools", "reasons", "failures", "messages"))
         self._events = Row(
             JOURNAL.add_events, ("tenants", "runs", "seqs", "step_nos", "types", "hashes", "data", "details")
@@ -103,9 +137,9 @@ class Journal:
 
     def take(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Take the rows of `lock_runs` as heads."""
-        for tenant, run_id, status, total, left, last_seq, chain, at in rows:
+        for tenant, run_id, status, total, left, last_seq, chain, waiting, parent, origin, at in rows:
             self.heads[tenant, run_id] = Head(
-                tenant, run_id, RunStatus(status), total, left, last_seq, chain, at, seen=last_seq
+                tenant, run_id, RunStatus(status), total, left, last_seq, chain, at, last_seq, waiting, parent, origin
             )
 
     def append(
@@ -137,9 +171,21 @@ class Journal:
 
     async def write(self, conn: Connection) -> None:
         """Queue every statement on the pipeline. One that changes fewer rows than it is given raises LostRace at the sync."""
-        for row in (self.finished, self.requeued, self.resolved, self.enqueued, self.leased, self.dead, self._events):
-            await self.send(conn, row)
+        await self.flush(conn)
+        await self.send(conn, self._events)
         await self._write_heads(conn)
+
+    async def flush(self, conn: Connection) -> None:
+        """Queue what was gathered but the events and the heads, so that this transaction may look at it.
+
+        Effects come before the end of their attempt, whose lease they show.
+        """
+        for row in (
+            self.intended, self.recorded, self.consumed, self.waits, self.finished, self.requeued, self.resolved,
+            self.enqueued, self.leased, self.dead,
+        ):  # fmt: skip
+            await self.send(conn, row)
+            row.rows.clear()
 
     async def send(self, conn: Connection, row: Row) -> None:
         """Queue one statement with its rows as arrays, if there are any."""
@@ -164,13 +210,16 @@ class Journal:
                 "errors",
                 "started",
                 "finished",
+                "waiting",
+                "steps_total",
+                "endings",
             ),
         )
         for h in changed:
             error = h.error.decode() if h.error is not None else None
             rows.add(
                 h.at, h.tenant, h.id, h.seen, h.status.value, h.steps_left, h.last_seq, h.chain, error, h.started,
-                h.status.final,
+                h.status.final, h.waiting, h.steps_total, h.ending,
             )  # fmt: skip
         await self.send(conn, rows)
 

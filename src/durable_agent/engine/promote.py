@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 
 from durable_agent.core.events import dumps
+from durable_agent.core.port import Offer
 from durable_agent.core.promotion import (
     ChildState,
     ConditionFailed,
@@ -77,6 +78,9 @@ class Child(NamedTuple):
     claim_no: int
     failures: int
     crashes: int
+    spawned_by: int | None
+    compensates: int | None
+    origin: UUID | None
 
     @property
     def key(self) -> StepKey:
@@ -109,8 +113,8 @@ class Ready:
 
     @property
     def risky(self) -> bool:
-        """Whether it lost leases before: such a step is never handed off (see `core.turns`)."""
-        return self.child.crashes > 0
+        """Whether it lost leases before, or has a record to be read: such a step is never handed off (see `core.turns`)."""
+        return self.child.crashes > 0 or self.child.claim_no > 0 or self.head.origin is not None
 
 
 class Count(NamedTuple):
@@ -222,7 +226,8 @@ class Promotion:
         row = await (await conn.execute(JOURNAL.run_input, where)).fetchone()
         outputs: dict[str, Any] = {}
         if child.condition is not None:
-            cursor = await conn.execute(JOURNAL.outputs, literals(STEP_KEY, [(*run, no) for no in child.parents]))
+            statement = JOURNAL.shared_outputs if self.journal.heads[run].origin else JOURNAL.outputs
+            cursor = await conn.execute(statement, literals(STEP_KEY, [(*run, no) for no in child.parents]))
             outputs = {name: output for *_, name, output in await cursor.fetchall()}
         outputs.update({p.name: _value(p.output) for p in parents if p.succeeded})
         return (row[0] if row else None), outputs
@@ -250,25 +255,26 @@ class Promotion:
             at = self._children[tenant, run_id, no].at
             self.journal.resolved.add(at, tenant, run_id, no, count.deps_left, count.taken, status, error)
 
-    def enqueue(self, handed: Sequence[Ready], worker: str) -> None:
+    def enqueue(self, handed: Sequence[Ready], offer: Offer) -> None:
         """Put the ready steps into the queue: those handed off leased to the worker, the others for whoever claims."""
         given = {id(ready) for ready in handed}
         tokens = fresh_tokens(len(handed))
         for ready in self.ready:
             child, head = ready.child, ready.head
             self.journal.append(head, StepEvent.READY, child.no)
-            token, state, claim_no = None, "ready", child.claim_no
+            token, state, claim_no, effect = None, "ready", child.claim_no, None
             if head.status is RunStatus.PAUSED:
                 state = "held"
             elif id(ready) in given:
                 token, state, claim_no = next(tokens), "leased", claim_no + 1
                 ready.lease = Lease(head.tenant, head.id, child.no, claim_no, token)
-                note_claim(self.journal, head, ready.lease, attempt=child.failures + 1, worker=worker)
+                note_claim(self.journal, head, ready.lease, attempt=child.failures + 1, worker=offer.worker)
+                effect = offer.effects.get(child.tool)
             else:
                 self.left += 1
             self.journal.enqueued.add(
                 child.tenant, child.run_id, child.no, child.route, child.ord, state, claim_no, child.failures,
-                child.crashes, child.max_crashes, token, child.deadline_s,
+                child.crashes, child.max_crashes, token, child.deadline_s, effect,
             )  # fmt: skip
 
     async def read_outputs(self, conn: Connection, handed: Sequence[Ready]) -> Any:

@@ -19,11 +19,14 @@ from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
+from durable_agent.engine.answer import cancel_orphans, settle_children, settle_due
 from durable_agent.engine.claim import Step
-from durable_agent.engine.exchange import SESSIONS, cancel_failed
+from durable_agent.engine.conclude import cancel_failed, ended_children
+from durable_agent.engine.exchange import SESSIONS, wind_up
 from durable_agent.engine.journal import Journal, read_now
 from durable_agent.engine.promote import Promotion
-from durable_agent.engine.settle import Lost, Settlement, conclude, read
+from durable_agent.engine.settle import Lost, Settlement, read
+from durable_agent.engine.waiting import settle_waiting
 from durable_agent.telemetry import Counters, logger
 
 log = logger("reap")
@@ -35,6 +38,8 @@ QUIET_S = 5.0
 # A process that just started may itself be part of a restart of everything.
 START_QUIET_S = 1.0
 SWEEP_S = 60.0
+# A run that ends tells the step that waits for it at once; this is for the process that died in between.
+CHILDREN_S = 5.0
 # Weeks are made a fortnight ahead and dropped a week at a time: an hour more or less does not matter.
 PARTITIONS_S = 3600.0
 
@@ -49,6 +54,7 @@ class Seen:
     expired: list[Lost]
     ready: bool
     leased: bool
+    overdue: bool
     next_due_s: float | None
 
 
@@ -69,6 +75,7 @@ class Upkeep:
     _quiet_until: float = 0.0
     _sweep_at: float = 0.0
     _partitions_at: float = 0.0
+    _children_at: float = 0.0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def stir(self) -> None:
@@ -120,6 +127,9 @@ class Upkeep:
             if now_s >= self._partitions_at:
                 self._partitions_at = now_s + PARTITIONS_S * (0.75 + random.random() / 2)
                 await self.keep_partitions(conn)
+        if seen.overdue or now_s >= self._children_at:
+            self._children_at = now_s + CHILDREN_S * (0.75 + random.random() / 2)
+            await self.settle_waits()
         idle = not (seen.leased or seen.ready or seen.expired) and self.relaxed()
         wait_s = self.tick_s * (0.95 + random.random() / 10) * (IDLE if idle else 1)
         return wait_s if next_due is None else max(0.005, min(wait_s, next_due + 0.002))
@@ -128,8 +138,8 @@ class Upkeep:
         cursor = await conn.execute(SESSIONS.look, {"suspect": suspect, "grace_s": self.suspicion_s})
         row = await cursor.fetchone()
         if row is None:
-            return Seen(0, [], False, False, None)
-        suspected, promoted, expired, ready, leased, next_due_s = row
+            return Seen(0, [], False, False, False, None)
+        suspected, promoted, expired, ready, leased, overdue, next_due_s = row
         for worker in suspected or ():
             log.info("worker_suspected", worker=worker, lease_shortened_to_s=self.suspicion_s)
             next_due_s = self.suspicion_s
@@ -137,7 +147,7 @@ class Upkeep:
             Lost(Lease(Tenant(tenant), RunId(UUID(run)), no, claim_no, Token(UUID(token))), why, worker)
             for tenant, run, no, claim_no, token, why, worker in expired or ()
         ]
-        return Seen(promoted, found, ready, leased, next_due_s)
+        return Seen(promoted, found, ready, leased, overdue, next_due_s)
 
     async def reap(self, conn: Connection, found: Sequence[Lost]) -> int:
         """Give back the leases that are still nobody's, in one transaction; singly when one of them is a bad row."""
@@ -173,7 +183,8 @@ class Upkeep:
             settlement = Settlement(journal, None)
             lost = [x for x in found if x.lease.token in still and (x.lease.run_id, x.lease.step_no) in rows]
             settlement.settle(lost, [rows[x.lease.run_id, x.lease.step_no] for x in lost])
-            await conclude(conn, settlement, Promotion(journal))
+            await wind_up(conn, settlement, Promotion(journal))
+            await settle_waiting(conn, journal)
             await journal.write(conn)
             await cancel_failed(conn, journal, settlement)
         taken = [x for x, v in zip(lost, settlement.verdicts, strict=True) if v is Verdict.OK]
@@ -183,9 +194,17 @@ class Upkeep:
                 worker=x.worker, why=x.why,
             )  # fmt: skip
         self.counters.leases_lost += len(taken)
+        if orphaned := ended_children(journal):
+            await settle_children(self.db, orphaned)
         if taken:
             self.bell.ring(READY, EVENTS, CONTROL)
         return len(taken)
+
+    async def settle_waits(self) -> None:
+        """End the waits that are due, and the runs that nobody waits for any more."""
+        if await settle_due(self.db) + await cancel_orphans(self.db):
+            self.bell.ring(READY, EVENTS, CONTROL)
+            self.stir()
 
     async def keep_partitions(self, conn: Connection) -> int:
         """Make the coming weeks and drop those that are past retention; return how many were dropped.

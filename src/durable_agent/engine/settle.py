@@ -10,33 +10,42 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID
 
 import orjson
+from uuid_utils.compat import uuid7
 
 from durable_agent.core import retry
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.records import (
+    EffectClass,
     Emitted,
     Failed,
     FailureClass,
+    InDoubt,
+    Intended,
     Lease,
+    Noted,
     Outcome,
+    Recorded,
     Released,
     RetryPolicy,
     Succeeded,
+    Suspended,
     Token,
     Verdict,
+    WaitKind,
 )
-from durable_agent.core.states import RunEvent, RunStatus, StepEvent
+from durable_agent.core.states import RunStatus, StepEvent
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
+from durable_agent.engine import effects
 from durable_agent.engine.claim import Step
 from durable_agent.engine.journal import JOURNAL, STEP_KEY, Head, Journal, RunKey, StepKey
-from durable_agent.engine.promote import Promotion, Resolution
+from durable_agent.engine.promote import Resolution
 
 # Why a lease ended without the worker's word; each counts as a crash.
 EXPIRED, SESSION_LOST, DEADLINE = "expired", "session_lost", "deadline"
@@ -51,6 +60,17 @@ class Lost:
     worker: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A wait that this transaction opens; `effect` is the number of the effect in doubt (0: the step's own call)."""
+
+    head: Head
+    step: Step
+    asked: Suspended
+    effect: int | None
+    id: UUID = field(default_factory=uuid7)
+
+
 @dataclass(slots=True)
 class Reads:
     """The cursors of one batch's reading, to be fetched after the sync; `asked` are the children in `pending`."""
@@ -58,6 +78,8 @@ class Reads:
     heads: Any
     steps: Any = None
     pending: Any = None
+    effects: Any = None
+    approvals: Any = None
     asked: Sequence[StepKey] = ()
 
 
@@ -74,6 +96,7 @@ async def read(conn: Connection, outcomes: Sequence[Outcome | Lost], held: Seque
         reads.steps = await conn.execute(
             JOURNAL.settling, literals(STEP_KEY, [(x.tenant, x.run_id, x.step_no) for x in leases])
         )
+        reads.effects, reads.approvals = await effects.read(conn, outcomes)
         return reads
     reads.asked = sorted(
         {
@@ -99,6 +122,9 @@ class Settlement:
     resolutions: list[Resolution] = field(default_factory=list)
     failing: dict[RunKey, tuple[str, str]] = field(default_factory=dict)
     finished: dict[RunKey, set[int]] = field(default_factory=lambda: defaultdict(set))
+    opening: list[Opening] = field(default_factory=list)
+    arrived: dict[StepKey, int] = field(default_factory=lambda: defaultdict(int))
+    record: effects.Record = field(default_factory=effects.Record)
     _ended: set[Token] = field(default_factory=set)
 
     def settle(self, outcomes: Sequence[Outcome | Lost], steps: Sequence[Step]) -> None:
@@ -108,11 +134,10 @@ class Settlement:
             if head is None or not step.owned_by(outcome.lease) or outcome.lease.token in self._ended:
                 self.verdicts.append(self._refuse(head, step, outcome))
                 continue
-            self.verdicts.append(Verdict.OK)
-            self._accept(head, step, outcome)
+            self.verdicts.append(self._accept(head, step, outcome))
 
     def _refuse(self, head: Head | None, step: Step, outcome: Outcome | Lost) -> Verdict:
-        if isinstance(outcome, Succeeded | Failed | Released) and (
+        if isinstance(outcome, Succeeded | Failed | Released | Suspended | InDoubt) and (
             step.knows(outcome.lease) or outcome.lease.token in self._ended
         ):
             return Verdict.ALREADY
@@ -123,8 +148,14 @@ class Settlement:
             )  # fmt: skip
         return Verdict.LOST
 
-    def _accept(self, head: Head, step: Step, outcome: Outcome | Lost) -> None:
+    def _accept(self, head: Head, step: Step, outcome: Outcome | Lost) -> Verdict:
         match outcome:
+            case Intended() | Recorded() | Noted():
+                return self.record.note(self.journal, head, step, outcome, self.worker)
+            case Suspended():
+                self._suspend(head, step, outcome, effect=None)
+            case InDoubt():
+                self._doubt(head, step, outcome)
             case Succeeded():
                 self._succeed(head, step, outcome)
             case Failed():
@@ -145,6 +176,33 @@ class Settlement:
                     name=outcome.type,
                     claim_no=outcome.lease.claim_no,
                 )
+            case _:
+                assert_never(outcome)
+        return Verdict.OK
+
+    def _suspend(self, head: Head, step: Step, outcome: Suspended, *, effect: int | None) -> None:
+        opening = Opening(head, step, outcome, effect)
+        facts: dict[str, Any] = {"effect": effect} if effect is not None else {}
+        if outcome.expires_s is not None:
+            facts["expires_s"] = round(outcome.expires_s, 3)
+        self.journal.append(
+            head, StepEvent.WAITING, step.no, {"request": outcome.request}, kind=outcome.kind.value, name=outcome.name,
+            wait=str(opening.id), request_sha256=outcome.request_sha256, claim_no=outcome.lease.claim_no, **facts,
+        )  # fmt: skip
+        head.waiting += 1
+        self.opening.append(opening)
+        self._requeue(
+            head, step, outcome.lease, step.failures, step.crashes, state="waiting",
+            effect=step.effect if effect == 0 else None,
+        )  # fmt: skip
+
+    def _doubt(self, head: Head, step: Step, outcome: InDoubt) -> None:
+        """A call may or may not have happened: the step waits for somebody who knows."""
+        self.record.doubt(self.journal, head, step, outcome)
+        request = {"effect": outcome.no, "tool": outcome.name, "message": outcome.message}
+        own = "" if outcome.no == 0 else str(outcome.no)
+        asked = Suspended(outcome.lease, WaitKind.UNKNOWN_EFFECT, outcome.name, request, own)
+        self._suspend(head, step, asked, effect=outcome.no)
 
     def _succeed(self, head: Head, step: Step, outcome: Succeeded) -> None:
         self.journal.append(
@@ -152,8 +210,9 @@ class Settlement:
             output_sha256=digest(outcome.output), output_bytes=len(outcome.output), worker=self.worker,
         )  # fmt: skip
         self._finish(
-            head, step, outcome.lease, "succeeded", step.failures, step.crashes, output=outcome.output.decode()
-        )
+            head, step, outcome.lease, "succeeded", step.failures, step.crashes, output=outcome.output.decode(),
+            compensate=outcome.compensate,
+        )  # fmt: skip
         self.resolutions.append(Resolution(head.key, step.no, step.name, True, outcome.output, tuple(step.children)))
 
     def _fail(self, head: Head, step: Step, outcome: Failed) -> None:
@@ -176,18 +235,30 @@ class Settlement:
             claim_no=outcome.lease.claim_no, worker=self.worker,
         )  # fmt: skip
         if isinstance(decision, retry.RetryAt):
-            self._requeue(head, step, outcome.lease, failures, step.crashes, delay_s=decision.delay_s)
+            effect = step.effect if outcome.in_doubt else None
+            self._requeue(head, step, outcome.lease, failures, step.crashes, delay_s=decision.delay_s, effect=effect)
         else:
-            self._bury(head, step, outcome.lease, failures, step.crashes, decision.reason, outcome.failure, error)
+            reason = _REASONS.get(outcome.error_type) or _REASONS.get(outcome.failure) or decision.reason
+            self._bury(head, step, outcome.lease, failures, step.crashes, reason, outcome.failure, error)
 
     def _lose(self, head: Head, step: Step, outcome: Lost) -> None:
         crashes = step.crashes + 1
+        if step.effect == EffectClass.MANUAL:
+            message = f"worker {outcome.worker or 'unknown'} was lost while it called {step.tool!r}"
+            doubt = InDoubt(outcome.lease, 0, step.tool, message)
+            self.record.doubt(self.journal, head, step, doubt)
         self.journal.append(
             head, StepEvent.LEASE_LOST, step.no, claim_no=outcome.lease.claim_no, crashes=crashes,
             of=step.max_crashes, why=outcome.why, worker=outcome.worker,
         )  # fmt: skip
+        if step.effect == EffectClass.MANUAL:
+            # Never twice in silence, not even to find a poison pill: the person who answers decides.
+            request = {"effect": 0, "tool": step.tool, "message": message}
+            asked = Suspended(outcome.lease, WaitKind.UNKNOWN_EFFECT, step.tool, request, "")
+            self._suspend(head, step._replace(crashes=crashes), asked, effect=0)
+            return
         if isinstance(retry.crash(crashes, step.max_crashes), retry.Requeue):
-            self._requeue(head, step, outcome.lease, step.failures, crashes)
+            self._requeue(head, step, outcome.lease, step.failures, crashes, effect=step.effect)
             return
         message = f"its lease was lost {crashes} times; the last holder was {outcome.worker or 'unknown'}"
         error = {"failure": FailureClass.LEASE_LOST.value, "error_type": "LeaseLost", "message": message}
@@ -208,60 +279,35 @@ class Settlement:
 
     def _requeue(
         self, head: Head, step: Step, lease: Lease, failures: int, crashes: int, *,
-        delay_s: float | None = None,
+        delay_s: float | None = None, state: str | None = None, effect: str | None = None,
     ) -> None:  # fmt: skip
-        state = "held" if head.status is RunStatus.PAUSED else "scheduled" if delay_s is not None else "ready"
+        if state is None:
+            state = "held" if head.status is RunStatus.PAUSED else "scheduled" if delay_s is not None else "ready"
         self.journal.requeued.add(
             step.tenant, step.run_id, step.no, lease.claim_no, lease.token, state, delay_s, failures, crashes,
-            self._told(lease),
+            self._told(lease), effect,
         )  # fmt: skip
         self._ended.add(lease.token)
 
     def _finish(
         self, head: Head, step: Step, lease: Lease, status: str, failures: int, crashes: int, *,
-        output: str | None = None, error: dict[str, Any] | None = None,
+        output: str | None = None, error: dict[str, Any] | None = None, compensate: str | None = None,
     ) -> None:  # fmt: skip
         # The statement fences once more, by the lease that the worker showed, not by what is known here.
         self.journal.finished.add(
             step.tenant, step.run_id, step.no, lease.claim_no, lease.token, status, output,
             dumps(error).decode() if error is not None else None, failures, crashes, self.worker, self._told(lease),
+            compensate,
         )  # fmt: skip
         head.steps_left -= 1
+        if step.spawned_by is not None:
+            self.arrived[step.tenant, step.run_id, step.spawned_by] += 1
         self.finished[head.key].add(step.no)
         self._ended.add(lease.token)
 
     def _told(self, lease: Lease) -> Token | None:
         """The token by which the same worker, asking again, hears `already`; what a reaper ended it hears was lost."""
         return lease.token if self.worker is not None else None
-
-
-async def conclude(conn: Connection, settlement: Settlement, promotion: Promotion) -> None:
-    """End the runs that failed (everything open is cancelled) or have nothing left; called after promotion."""
-    journal = settlement.journal
-    settlement.failing.update(promotion.failing)
-    for key, (step, reason) in settlement.failing.items():
-        head = journal.heads[key]
-        closed = settlement.finished[key] | promotion.closed[key]
-        await close_open_steps(conn, journal, head, closed, why="run_failed")
-        head.error = dumps({"step": step, "reason": reason})
-        journal.move(head, RunEvent.FAILED, step=step, reason=reason)
-    for head in journal.heads.values():
-        if head.steps_left == 0 and not head.status.final and head.last_seq != head.seen:
-            journal.move(head, RunEvent.COMPLETED)
-
-
-async def close_open_steps(conn: Connection, journal: Journal, head: Head, closed: Iterable[int], *, why: str) -> None:
-    """Append `step.cancelled` for every open step of the run but those closed by this transaction.
-
-    The rows are changed by `cancel_steps`, which the verb sends after the journal.
-    """
-    gone = set(closed)
-    cursor = await conn.execute(JOURNAL.open_steps, {"tenant": head.tenant, "run": head.id})
-    for no, _name, _status, state, claim_no, *_ in await cursor.fetchall():
-        if no not in gone:
-            facts = {"claim_no": claim_no} if state == "leased" else {}
-            journal.append(head, StepEvent.CANCELLED, no, why=why, **facts)
-    head.steps_left = 0
 
 
 def policy_from(text: str, max_attempts: int) -> RetryPolicy:
@@ -274,6 +320,13 @@ def policy_from(text: str, max_attempts: int) -> RetryPolicy:
         cap_s=stored["cap_s"],
         non_retryable=frozenset(FailureClass(name) for name in stored.get("non_retryable", ())),
     )
+
+
+# What a dead letter says when its failure has a name of its own.
+_REASONS: dict[str, str] = {
+    "Rejected": "rejected", "Expired": "expired", "Refused": "refused",
+    FailureClass.UNKNOWN_EFFECT: "unknown_effect", FailureClass.DIVERGED: "diverged",
+}  # fmt: skip
 
 
 def _by_run(key: tuple[Any, ...]) -> UUID:

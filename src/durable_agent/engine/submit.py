@@ -20,24 +20,28 @@ from durable_agent.core.promotion import decide_roots
 from durable_agent.core.records import RunId, RunSpec, StepSpec, Tenant
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
 from durable_agent.core.turns import claim_order
+from durable_agent.db.arrays import ints
 from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
-from durable_agent.db.sql import load
 from durable_agent.engine.journal import Head, Journal, Row, read_now
 from durable_agent.engine.routes import RouteKey, Routes
+from durable_agent.engine.rows import RUN_COLUMNS, STEP_COLUMNS, SUBMIT, json_text, policy_text
 from durable_agent.errors import DatabaseUnavailable, DurableAgentError, KeyReused
-
-SUBMIT = load("submit")
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A run to start; `key` is its Idempotency-Key and `digest` the SHA-256 of its canonical request."""
+    """A run to start; `key` is its Idempotency-Key and `digest` the SHA-256 of its canonical request.
+
+    `by` is who asked for it; `parent` is the (run, step number) that waits for it.
+    """
 
     spec: RunSpec
     key: str | None = None
     digest: bytes | None = None
+    by: str | None = None
+    parent: tuple[UUID, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +197,8 @@ class Writer:
     def __init__(self, now: datetime, routes: Routes) -> None:
         self._journal = Journal(now)
         self._routes = routes
-        self._runs = Row(
-            SUBMIT.add_runs,
-            ("tenants", "runs", "statuses", "steps_total", "steps_left", "last_seqs", "chains", "lanes", "graphs",
-             "goals", "errors", "inputs", "metadata"),
-        )  # fmt: skip
-        self._steps = Row(
-            SUBMIT.add_steps,
-            ("tenants", "runs", "nos", "statuses", "deps_left", "max_attempts", "max_crashes", "routes", "ords", "timeouts",
-             "deadlines", "names", "kinds", "tools", "conditions", "parents", "children", "edge_conditions", "retries",
-             "inputs", "errors"),
-        )  # fmt: skip
+        self._runs = Row(SUBMIT.add_runs, RUN_COLUMNS)
+        self._steps = Row(SUBMIT.add_steps, STEP_COLUMNS)
 
     def add(self, one: Planned) -> RunStatus:
         """Gather a run, its steps, its ready roots and its first events; return the status it starts in."""
@@ -225,7 +220,19 @@ class Writer:
             if no in roots.ready:
                 self._journal.append(head, StepEvent.READY, no)
                 self._journal.enqueued.add(
-                    one.tenant, one.run_id, no, route, ord_, "ready", 0, 0, 0, step.max_crashes, None, step.deadline_s
+                    one.tenant,
+                    one.run_id,
+                    no,
+                    route,
+                    ord_,
+                    "ready",
+                    0,
+                    0,
+                    0,
+                    step.max_crashes,
+                    None,
+                    step.deadline_s,
+                    None,
                 )
             elif no in roots.skipped:
                 self._journal.append(head, StepEvent.SKIPPED, no, why="condition")
@@ -234,7 +241,8 @@ class Writer:
         self._runs.add(
             one.tenant, one.run_id, head.status.value, head.steps_total, head.steps_left, head.last_seq, head.chain,
             spec.lane, spec.graph, spec.goal, head.error.decode() if head.error else None,
-            _text(spec.input), _text(spec.metadata),
+            json_text(spec.input), json_text(spec.metadata), spec.graph_version, one.submission.by,
+            *(one.submission.parent or (None, None)), None, None, None,
         )  # fmt: skip
         return head.status
 
@@ -249,8 +257,9 @@ class Writer:
         self._steps.add(
             one.tenant, one.run_id, no, status, roots.deps_left.get(no, len(parents)) if status != "skipped" else 0,
             step.retry.max_attempts, step.max_crashes, route, ord_, step.timeout_s, step.deadline_s, step.name,
-            step.kind.value, step.tool, step.when, _ints(parents), _ints(children), dumps(edges).decode() if edges else None,
-            _policy(step), _text(step.input), error if status == "dead_letter" else None,
+            step.kind.value, step.tool, step.when, ints(parents), ints(children), json_text(edges or None),
+            policy_text(step), json_text(step.input), error if status == "dead_letter" else None, step.compensate,
+            None, None, None, None, False, False, None,
         )  # fmt: skip
 
     def _end(self, head: Head, roots: Any, spec: RunSpec) -> None:
@@ -334,19 +343,3 @@ class Submitter:
             else:
                 future.set_result(result)
         self._bell.ring(READY, EVENTS)
-
-
-def _ints(values: Sequence[int]) -> str:
-    return "{" + ",".join(map(str, values)) + "}"
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else dumps(value).decode()
-
-
-def _policy(step: StepSpec) -> str:
-    policy = step.retry
-    text = {"base_s": policy.base_s, "factor": policy.factor, "cap_s": policy.cap_s}
-    if policy.non_retryable:
-        return dumps({**text, "non_retryable": sorted(policy.non_retryable)}).decode()
-    return dumps(text).decode()

@@ -1,22 +1,63 @@
-"""What a handler knows about the attempt it is part of, and what it may say while it runs."""
+"""What a handler knows about the attempt it is part of, and what it may do while it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from durable_agent.core.records import Claim
+from durable_agent.core.effects import Diverged, Ledger, request_digest
+from durable_agent.core.events import dumps
+from durable_agent.core.graph import plan
+from durable_agent.core.records import Claim, Emitted, RunSpec, StepSpec, Suspended, WaitKind
+from durable_agent.core.waits import Decision, approval_digest
+from durable_agent.errors import Divergence, Expired, FatalError, Rejected
+from durable_agent.flow.effects import Calls
+from durable_agent.flow.encoding import encode
+from durable_agent.flow.link import Link
+from durable_agent.flow.registry import Tool
+from durable_agent.flow.steps import Approval, Step, mapped, seconds, step_specs
 
-Emit = Callable[[str, Any], Awaitable[None]]
+MAX_SPAWNED = 10_000
 
 
 class Context:
-    """One attempt of one step, as its handler sees it."""
+    """One attempt of one step, as its handler sees it.
 
-    def __init__(self, claim: Claim, emit: Emit) -> None:
+    What is awaited here is recorded: when the handler runs again after a crash or a wait, it gets the recorded results
+    and nothing is done twice. A wait ends the attempt and frees the worker; the handler then starts from its beginning.
+    """
+
+    def __init__(
+        self, claim: Claim, link: Link, *, limit_bytes: int = 262_144, key: str | None = None, nested: bool = False
+    ) -> None:
         self._claim = claim
-        self._emit = emit
+        self._link = link
+        self._key = key or claim.idempotency_key
+        self._nested = nested
+        self._limit_bytes = limit_bytes
+        self._ledger = Ledger(claim.effects, claim.answers, sealed=claim.replay is not None)
+        self.calls = Calls(claim, link, self._ledger, self._encode, self._within)
+
+    @property
+    def link(self) -> Link:
+        """The way to the engine and to the worker's tools; not for authors."""
+        return self._link
+
+    @property
+    def claim(self) -> Claim:
+        """The claim this attempt serves; not for authors."""
+        return self._claim
+
+    def _encode(self, value: Any) -> bytes:
+        return encode(value, self._limit_bytes)
+
+    def _within(self, key: str) -> Context:
+        return Context(self._claim, self._link, limit_bytes=self._limit_bytes, key=key, nested=True)
 
     @property
     def run_id(self) -> UUID:
@@ -35,8 +76,8 @@ class Context:
 
     @property
     def idempotency_key(self) -> str:
-        """A key for the outside world: the same at every attempt of this step, another for every other step."""
-        return self._claim.idempotency_key
+        """A key for the outside world: the same at every attempt of this call, another for every other call."""
+        return self._key
 
     @property
     def goal(self) -> str | None:
@@ -63,8 +104,169 @@ class Context:
 
         Raises LeaseLost (which an `except Exception` does not catch).
         """
-        await self._emit(type, data)
+        if self._claim.replay is None:
+            await self._link.tell(Emitted(self._claim.lease, type, data))
 
     async def progress(self, fraction: float, text: str = "") -> None:
         """Tell watchers how far the step is: a fraction from 0 to 1 and a word to it."""
-        await self._emit("progress", {"fraction": min(1.0, max(0.0, float(fraction))), "text": text})
+        await self.emit("progress", {"fraction": min(1.0, max(0.0, float(fraction))), "text": text})
+
+    async def call(self, tool: str | Tool, approval: Approval | None = None, /, **arguments: Any) -> Any:
+        """Call a tool as a recorded effect and return its result as JSON gives it back.
+
+        Its intent is committed before the call, its result after it; a resumed attempt gets the recorded result. What
+        becomes of a call that was begun and never heard of again is decided by the tool's effect class. With an
+        `approval` the call is made only if it was given for exactly this tool and these arguments, and uses it up.
+
+        Raises what the tool raises; FatalError for a tool or an argument that does not fit; EffectRefused when a person
+        decided that an unknown call failed; Refused for an approval that does not allow it.
+        """
+        self._outermost("call")
+        found = tool if isinstance(tool, Tool) else self._link.find(tool)
+        if found is None:
+            raise FatalError(f"this worker does not offer tool {tool!r}")
+        if approval is not None and not approval.approved:
+            raise Rejected(f"the approval for {found.name!r} was not given")
+        return await self.calls.call(found, arguments, approval.wait_id if approval else None)
+
+    async def llm(self, prompt: str, **options: Any) -> Any:
+        """Ask the worker's model (its tool `llm_call`) as a recorded effect; see `call`."""
+        return await self.call("llm_call", prompt=prompt, **options)
+
+    def now(self) -> datetime:
+        """Return the time, recorded: a resumed attempt gets the same (UTC)."""
+        self._outermost("now")
+        return datetime.fromisoformat(self.calls.note("ctx.now", lambda: datetime.now(UTC).isoformat()))
+
+    def uuid(self) -> UUID:
+        """Return a random UUID, recorded: a resumed attempt gets the same."""
+        self._outermost("uuid")
+        return UUID(self.calls.note("ctx.uuid", lambda: str(uuid4())))
+
+    def random(self) -> float:
+        """Return a random number in [0, 1), recorded: a resumed attempt gets the same."""
+        self._outermost("random")
+        return float(self.calls.note("ctx.random", random.random))
+
+    async def sleep(self, duration: timedelta | float) -> None:
+        """Wait so long (seconds, or a timedelta) without a worker: the timer survives everything."""
+        wait_s = seconds(duration) or 0.0
+        await self._wait(WaitKind.TIMER, "sleep", {"seconds": wait_s}, wait_s)
+
+    async def wait_for_signal(self, name: str, *, timeout: timedelta | float | None = None) -> Any:
+        """Return the payload of the run's next signal of that name, which may have come before. Raises Expired."""
+        answer = await self._wait(WaitKind.SIGNAL, name, {}, seconds(timeout))
+        if answer["decision"] == Decision.EXPIRED:
+            raise Expired(f"signal {name!r} did not come in time")
+        return answer["value"]
+
+    async def approval(
+        self, tool: str | Tool | None = None, arguments: Mapping[str, Any] | None = None, *, prompt: str = "",
+        expires: timedelta | float | None = None, allow_self: bool = True, on_reject: str = "raise",
+    ) -> Approval:  # fmt: skip
+        """Ask a person to approve, and return the approval; it is bound to this tool and these arguments.
+
+        `expires` from now nobody can give it any more, which rejects it. `allow_self` False forbids it to whoever
+        started the run. Raises Rejected, unless `on_reject` is "return".
+        """
+        name = tool.name if isinstance(tool, Tool) else tool or ""
+        text = self._encode(dict(arguments or {}))
+        request = {"tool": name or None, "arguments": dict(arguments or {}), "prompt": prompt}
+        answer = await self._wait(
+            WaitKind.APPROVAL, name, request, seconds(expires), sha=approval_digest(name, text), allow_self=allow_self
+        )
+        granted = answer["decision"] == Decision.APPROVED
+        if not granted and on_reject != "return":
+            why = f": {answer['reason']}" if answer["reason"] else ""
+            raise Rejected(f"rejected by {answer['by'] or 'nobody, in time'}{why}")
+        return Approval(granted, answer["by"], answer["reason"], answer["wait"])
+
+    async def ask(
+        self, prompt: str, *, schema: Mapping[str, Any] | None = None, name: str = "input",
+        expires: timedelta | float | None = None,
+    ) -> Any:  # fmt: skip
+        """Ask a person and return the answer. Raises Rejected when they decline, Expired when nobody answers in time."""
+        answer = await self._wait(WaitKind.INPUT, name, {"prompt": prompt, "schema": schema}, seconds(expires))
+        match answer["decision"]:
+            case Decision.RESPONDED:
+                return answer["value"]
+            case Decision.EXPIRED:
+                raise Expired(f"nobody answered in time: {prompt}")
+            case _:
+                raise Rejected(f"{answer['by']} declined to answer: {answer['reason'] or prompt}")
+
+    async def spawn(self, steps: Sequence[Step | Mapping[str, Any]], *, name: str = "spawn") -> list[Any]:
+        """Add steps to the run and return their outputs in order when all have ended; a skipped one gives None.
+
+        Their names are prefixed with this step's, so that they are unique in the run.
+        """
+        specs = step_specs(steps)
+        if not specs:
+            return []
+        if len(specs) > MAX_SPAWNED:
+            raise FatalError(f"{len(specs)} steps are more than the {MAX_SPAWNED} a step may add")
+        plan(specs, max_steps=MAX_SPAWNED)
+        specs = tuple(_prefixed(f"{self.step}.{name}", spec) for spec in specs)
+        sha = request_digest(dumps([[spec.name, spec.tool, spec.input] for spec in specs]))
+        answer = await self._wait(WaitKind.STEPS, name, {"steps": len(specs)}, None, sha=sha, steps=specs)
+        return [one["output"] for one in answer["value"]]
+
+    async def map(
+        self, tool: str, items: Sequence[Any], *, concurrency: int = 10, name: str = "map", argument: str = "item",
+        **fields: Any,
+    ) -> list[Any]:  # fmt: skip
+        """Run a tool over a list as steps of their own, at most `concurrency` at once; return the outputs by index.
+
+        Each item is passed as `argument`; with an empty `argument` the items are mappings of arguments themselves.
+        """
+        return await self.spawn(
+            mapped(tool, items, concurrency=concurrency, name="item", argument=argument, **fields), name=name
+        )
+
+    async def run(
+        self, steps: Sequence[Step | Mapping[str, Any]], *, goal: str | None = None, input: Any = None, name: str = "run",
+    ) -> dict[str, Any]:  # fmt: skip
+        """Start a run of its own and return what it came to: its id, status, the outputs of its last steps, its error."""
+        specs = step_specs(steps)
+        plan(specs, max_steps=MAX_SPAWNED)
+        sha = request_digest(dumps([goal, input, [[spec.name, spec.tool, spec.input] for spec in specs]]))
+        run = RunSpec(specs, goal, input)
+        answer = await self._wait(WaitKind.RUN, name, {"steps": len(specs), "goal": goal}, None, sha=sha, run=run)
+        return dict(answer["value"])
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """Open a transaction of the engine's database: `async with ctx.transaction() as conn`.
+
+        What is written on `conn` (a psycopg AsyncConnection) is committed together with the step's result when the
+        handler has returned, or not at all. One per attempt.
+        """
+        self._outermost("transaction")
+        return self._link.transaction(self._claim)
+
+    def _outermost(self, what: str) -> None:
+        if self._nested:
+            raise FatalError(f"a tool that is called by ctx.call cannot use ctx.{what}; make it a step of its own")
+
+    async def _wait(
+        self, kind: WaitKind, name: str, request: Any, expires_s: float | None, *, sha: str | None = None,
+        allow_self: bool = True, steps: Any = (), run: RunSpec | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return what the wait came to, or end the attempt and wait."""
+        self._outermost(kind.value)
+        digest = sha or request_digest(self._encode(request))
+        try:
+            found = self._ledger.answer(kind, name, digest)
+        except Diverged as error:
+            raise Divergence(str(error)) from None
+        if found is None:
+            asked = Suspended(
+                self._claim.lease, kind, name, request, digest, expires_s, allow_self, steps=steps, run=run
+            )
+            await self.calls.suspend(asked)
+            raise AssertionError("suspend never returns")
+        return {**found.answer, "wait": found.wait_id}
+
+
+def _prefixed(prefix: str, spec: StepSpec) -> StepSpec:
+    depends = tuple(replace(d, step=f"{prefix}.{d.step}") for d in spec.depends_on)
+    return replace(spec, name=f"{prefix}.{spec.name}", depends_on=depends)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
@@ -26,7 +27,11 @@ _NAME = re.compile(r"[A-Za-z_][\w.\-]{0,199}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A named function that steps can ask for. `effect` says what a repeated call may do to the outside world."""
+    """A named function that steps can ask for. `effect` says what a repeated call may do to the outside world.
+
+    A tool that `orchestrates` does nothing to it by itself, only through the effects it records: it may always be run
+    again. `verify` looks up whether a call happened: it takes what the tool takes and returns its result, or None.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -36,6 +41,8 @@ class Tool:
     compensate: str | None
     isolation: Isolation
     takes_context: str | None
+    verify: Callable[..., Any] | None
+    orchestrates: bool
     arguments: type[BaseModel] = field(repr=False)
 
     @property
@@ -46,6 +53,12 @@ class Tool:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the author's function as it was written."""
         return self.function(*args, **kwargs)
+
+    @property
+    def accepts(self) -> frozenset[str] | None:
+        """The names of its arguments; None when it takes any."""
+        extra = self.arguments.model_config.get("extra") == "allow"
+        return None if extra else frozenset(self.arguments.model_fields)
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments, validated and converted. Raises FatalError naming the failing argument."""
@@ -62,28 +75,55 @@ class Tool:
 def tool(
     name: str | None = None, *, effect: Effect = "manual", retry: RetryPolicy | None = None,
     timeout_s: float | None = None, compensate: str | None = None, isolation: Isolation = "inline",
+    verify: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Tool]:  # fmt: skip
     """Make a function a tool that steps ask for by `name` (default: the function's own).
 
     `async def` runs in the worker's event loop, `def` in a thread; `isolation="process"` runs a `def` or `async def`
     in a child process, which the deadline can kill. The function's annotations type its arguments; a first parameter
-    named `ctx` receives the Context. Raises InvalidRequest for an unusable name or signature.
+    named `ctx` receives the Context. `effect` says what may be done when a call was begun and its end is not known:
+    `safe` and `idempotent` are called again (with the same key), `verify` asks the `verify` function first, `manual`,
+    the default, waits for a person. Raises InvalidRequest for an unusable name or signature.
     """
 
     def decorate(function: Callable[..., Any]) -> Tool:
-        chosen = name or function.__name__
-        if not _NAME.match(chosen):
+        made = _made(function, name, effect, retry, timeout_s, compensate, isolation, verify, orchestrates=False)
+        if (effect == "verify") != (verify is not None):
             raise InvalidRequest(
-                f"{chosen!r} is no tool name: letters, digits, '_', '.', '-', at most 200", field="name"
+                f"tool {made.name!r}: effect='verify' and a verify function come together", field="verify"
             )
-        context, arguments = _signature(chosen, function)
-        return Tool(chosen, function, effect, retry, timeout_s, compensate, isolation, context, arguments)
+        return made
 
     return decorate
 
 
-# A step handler is a tool that a step finds by its own name.
-step = tool
+def step(
+    name: str | None = None, *, retry: RetryPolicy | None = None, timeout_s: float | None = None,
+    compensate: str | None = None,
+) -> Callable[[Callable[..., Any]], Tool]:  # fmt: skip
+    """Make a function a step's handler: code that calls tools, waits and decides, and does nothing else outside.
+
+    It is run again from its beginning after a crash or a wait; what it did through its Context is not done again.
+    Otherwise as `tool`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Tool:
+        return _made(function, name, "safe", retry, timeout_s, compensate, "inline", None, orchestrates=True)
+
+    return decorate
+
+
+def _made(
+    function: Callable[..., Any], name: str | None, effect: Effect, retry: RetryPolicy | None, timeout_s: float | None,
+    compensate: str | None, isolation: Isolation, verify: Callable[..., Any] | None, *, orchestrates: bool,
+) -> Tool:  # fmt: skip
+    chosen = name or function.__name__
+    if not _NAME.match(chosen):
+        raise InvalidRequest(f"{chosen!r} is no tool name: letters, digits, '_', '.', '-', at most 200", field="name")
+    context, arguments = _signature(chosen, function)
+    return Tool(
+        chosen, function, effect, retry, timeout_s, compensate, isolation, context, verify, orchestrates, arguments
+    )
 
 
 def _signature(name: str, function: Callable[..., Any]) -> tuple[str | None, type[BaseModel]]:
@@ -105,9 +145,11 @@ def _signature(name: str, function: Callable[..., Any]) -> tuple[str | None, typ
         else:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints.get(parameter.name, Any), default)
-    model = create_model(
-        f"{name}_arguments", __config__=ConfigDict(extra=extra, arbitrary_types_allowed=True), **fields
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # an argument may be named like a method of the model
+        model = create_model(
+            f"{name}_arguments", __config__=ConfigDict(extra=extra, arbitrary_types_allowed=True), **fields
+        )
     return context, model
 
 
@@ -145,6 +187,14 @@ class Registry:
     def get(self, name: str) -> Tool | None:
         """Return the tool of that name, or None."""
         return self._tools.get(name)
+
+    def including(self, more: Iterable[Tool]) -> Registry:
+        """Return a registry with these tools beside its own, which come first where names are the same."""
+        return Registry([*self._tools.values(), *(one for one in more if one.name not in self._tools)])
+
+    def classes(self) -> dict[str, str]:
+        """Return the class of each tool that must not simply be called again when its attempt is lost."""
+        return {one.name: one.effect for one in self if one.effect in ("verify", "manual")}
 
     def names(self) -> tuple[str, ...]:
         """Return the names offered, sorted."""

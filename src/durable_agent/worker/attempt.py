@@ -5,65 +5,185 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import orjson
-from pydantic import BaseModel
-
-from durable_agent.core.records import Claim, Failed, FailureClass, Outcome, StepKind, Succeeded
-from durable_agent.errors import FatalError, LeaseLost, StepError
-from durable_agent.flow.context import Context, Emit
-from durable_agent.flow.registry import Registry
+from durable_agent.core.effects import own_word
+from durable_agent.core.events import dumps
+from durable_agent.core.records import Claim, Failed, FailureClass, InDoubt, Outcome, StepKind, Succeeded
+from durable_agent.core.replay import first_difference
+from durable_agent.core.waits import Decision
+from durable_agent.errors import (
+    Divergence,
+    EffectRefused,
+    FatalError,
+    LeaseLost,
+    StepError,
+    Suspend,
+    UnknownOutcome,
+)
+from durable_agent.flow.context import Context
+from durable_agent.flow.effects import look_up
+from durable_agent.flow.encoding import encode
+from durable_agent.flow.link import Link
+from durable_agent.flow.registry import Registry, Tool
 from durable_agent.worker.child import run_in_child
 
 MESSAGE_LIMIT = 2000
+# What a worker that drains cancels its attempts with.
+DRAINED = "drained"
 
 
-async def run_attempt(claim: Claim, registry: Registry, emit: Emit, *, payload_limit_bytes: int) -> Outcome:
+async def run_attempt(claim: Claim, registry: Registry, link: Link, *, payload_limit_bytes: int) -> Outcome:
     """Run the claim's handler and return what became of it. Raises only CancelledError and LeaseLost.
 
     The handler is cancelled at `timeout_s`, at the latest at `deadline_s`; a thread cannot be, and is left behind.
     """
-    limit_s = min(claim.timeout_s or claim.deadline_s, claim.deadline_s)
-    try:
-        async with asyncio.timeout(limit_s) as timer:
-            result = await _call(claim, registry, emit)
-        return Succeeded(claim.lease, encode(result, payload_limit_bytes))
-    except TimeoutError as error:
-        if timer.expired():
-            return _failed(claim, FailureClass.TIMEOUT, "Timeout", f"the attempt took longer than {limit_s:g} s")
-        return _failed(claim, FailureClass.TIMEOUT, type(error).__name__, str(error) or "a call timed out")
-    except StepError as error:
-        failure = FailureClass(error.failure_class)
-        return _failed(claim, failure, type(error).__name__, str(error), error.retry_after_s)
-    except (LeaseLost, asyncio.CancelledError):
-        raise
-    except Exception as error:
-        return _failed(claim, _classify(error), type(error).__name__, str(error))
-    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-        # A handler that calls sys.exit() ends its attempt, not the worker.
-        return _failed(
-            claim, FailureClass.BUG, type(error).__name__, f"the handler raised {type(error).__name__}: {error}"
-        )
-
-
-async def _call(claim: Claim, registry: Registry, emit: Emit) -> Any:
     tool = registry.get(claim.tool)
     if tool is None:
-        raise FatalError(f"this worker does not offer tool {claim.tool!r}")
-    arguments = tool.bind(arguments_of(claim))
+        return _failed(claim, FatalError(f"this worker does not offer tool {claim.tool!r}"))
+    decided = _decided_before(claim, tool)
+    if decided is not None:
+        return decided
+    context = Context(claim, link, limit_bytes=payload_limit_bytes)
+    try:
+        outcome = await _limited(claim, tool, context, payload_limit_bytes)
+    except asyncio.CancelledError as cancelled:
+        # Given back in the middle of a manual call: it may have happened. A lease that is lost is nobody's to speak of.
+        if cancelled.args == (DRAINED,) and (doubt := context.calls.manual_in_flight()) is not None:
+            return doubt
+        raise
+    return context.calls.manual_in_flight() or outcome
+
+
+def _decided_before(claim: Claim, tool: Tool) -> Outcome | None:
+    """Return what is known without running anything: a replayed call's record, a person's word about a lost call."""
+    if claim.replay is not None and not tool.orchestrates:
+        if claim.replay.output is None:
+            return _failed(claim, Divergence(f"the step was {claim.replay.status} and has no recorded output"))
+        return Succeeded(claim.lease, claim.replay.output)
+    word = own_word(claim.answers)
+    match word.answer["decision"] if word is not None else None:
+        case Decision.HAPPENED:
+            return Succeeded(claim.lease, dumps(word.answer["value"] if word else None), tool.compensate)
+        case Decision.FAILED:
+            reason = (word.answer["reason"] if word else None) or "it was decided that this call failed"
+            return _failed(claim, EffectRefused(reason))
+        case _:
+            return None
+
+
+async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int) -> Outcome:
+    limit_s = min(claim.timeout_s or claim.deadline_s, claim.deadline_s)
+    cut = asyncio.timeout(limit_s)
+    try:
+        async with cut:
+            result = await _call(claim, tool, context)
+        output = encode(result, limit_bytes)
+        diverged = _differs(claim, output, context)
+        return _failed(claim, diverged) if diverged else Succeeded(claim.lease, output, tool.compensate)
+    except TimeoutError as error:
+        if not cut.expired():
+            return _unheard(claim, tool, error, FailureClass.TIMEOUT)
+        return _unheard(claim, tool, TimeLimit(f"the attempt took longer than {limit_s:g} s"), FailureClass.TIMEOUT)
+    except UnknownOutcome as error:
+        return _unheard(claim, tool, error, FailureClass.TRANSIENT)
+    except StepError as error:
+        return _failed(claim, error)
+    except asyncio.CancelledError:
+        # A manual call that is cancelled from outside may have happened; only its end would have told.
+        if tool.effect == "manual":
+            context.calls.leave(InDoubt(claim.lease, 0, tool.name, "the attempt was ended in the middle of the call"))
+        raise
+    except BaseException as error:
+        return _signalled(claim, tool, error)
+
+
+def _signalled(claim: Claim, tool: Tool, error: BaseException) -> Outcome:
+    """Return what an exception stands for that is not the author's own word. Raises LeaseLost, CancelledError."""
+    for one in _leaves(error):
+        match one:
+            case Suspend():
+                outcome: Outcome = one.outcome
+                return outcome
+            case LeaseLost() | asyncio.CancelledError():
+                raise one
+            case Divergence():
+                return _failed(claim, one)
+            case _:
+                continue
+    if isinstance(error, BaseExceptionGroup):
+        first = next(_leaves(error))
+        if isinstance(first, StepError):
+            return _failed(claim, first)
+    if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
+        # A handler that calls sys.exit() ends its attempt, not the worker.
+        error = RuntimeError(f"the handler raised {type(error).__name__}: {error}")
+    return _unheard(claim, tool, error, _classify(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, or those in its groups: a task group wraps what ends it."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
+
+
+def _unheard(claim: Claim, tool: Tool, error: BaseException, failure: FailureClass) -> Outcome:
+    """Return the outcome of a call that ended without the author's word whether it happened: its class decides."""
+    if tool.effect == "manual" and claim.replay is None:
+        return InDoubt(claim.lease, 0, tool.name, _plain(f"{type(error).__name__}: {error}"))
+    name = "Timeout" if isinstance(error, TimeLimit) else type(error).__name__
+    return Failed(claim.lease, failure, name, _plain(str(error) or "a call timed out"), None, tool.effect == "verify")
+
+
+class TimeLimit(Exception):
+    """The attempt took longer than it may."""
+
+
+def _differs(claim: Claim, output: bytes, context: Context) -> Divergence | None:
+    """Return how a replayed step differs from its record, or None."""
+    if claim.replay is None:
+        return None
+    if (left := context.calls.ledger.left()) is not None:
+        return Divergence(f"it did not ask for {left!r}, which was recorded")
+    if claim.replay.output != output:
+        return Divergence(f"its output differs from the recorded one {first_difference(claim.replay.output, output)}")
+    return None
+
+
+async def _call(claim: Claim, tool: Tool, context: Context) -> Any:
+    arguments = tool.bind(arguments_of(claim, tool))
+    link = context.link
+    if claim.in_doubt and tool.verify is not None:
+        # An attempt before this one may have done it.
+        found = await look_up(link, tool, arguments, context)
+        if found is not None:
+            return found
+    return await link.invoke(tool, arguments, context)
+
+
+async def invoke(tool: Tool, arguments: Mapping[str, Any], context: Context) -> Any:
+    """Call a tool with arguments that are bound: in the loop, in a thread, or in a child process."""
     if tool.isolation == "process":
-        return await run_in_child(tool, claim, arguments)
+        return await run_in_child(tool, context, dict(arguments))
+    given = dict(arguments)
     if tool.takes_context is not None:
-        arguments = {tool.takes_context: Context(claim, emit), **arguments}
+        given = {tool.takes_context: context, **given}
     if tool.is_async:
-        return await tool.function(**arguments)
-    return await in_thread(lambda: tool.function(**arguments))
+        return await tool.function(**given)
+    return await in_thread(lambda: tool.function(**given))
 
 
-def arguments_of(claim: Claim) -> Mapping[str, Any]:
-    """Return what the handler is called with: the step's input, without the key that names the tool."""
+def arguments_of(claim: Claim, tool: Tool) -> Mapping[str, Any]:
+    """Return what the handler is called with: the step's input, without the key that names the tool.
+
+    What undoes something takes of `arguments`, `result`, `key` and `outcome` those it names.
+    """
+    if claim.compensates and isinstance(claim.input, dict) and tool.accepts is not None:
+        return {name: value for name, value in claim.input.items() if name in tool.accepts}
     if claim.input is None:
         return {}
     if not isinstance(claim.input, dict):
@@ -108,26 +228,18 @@ def _portable(error: BaseException) -> BaseException:
     return RuntimeError(f"the handler raised {error!r}") if isinstance(error, StopIteration) else error
 
 
-def encode(result: Any, limit_bytes: int) -> bytes:
-    """Return the handler's result as canonical JSON. Raises FatalError for what JSON, Unicode or the limit refuses."""
-    try:
-        if isinstance(result, BaseModel):
-            result = result.model_dump(mode="json")
-        text = orjson.dumps(result, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise FatalError(f"the result cannot be stored: {error}; return plain JSON values") from None
-    if len(text) > limit_bytes:
-        raise FatalError(f"the result has {len(text)} bytes, more than the {limit_bytes} a step may return")
-    return text
-
-
-def _classify(error: Exception) -> FailureClass:
+def _classify(error: BaseException) -> FailureClass:
     """Return the class of an exception nobody classified: the network is transient, all else is a bug."""
     return FailureClass.TRANSIENT if isinstance(error, ConnectionError | OSError) else FailureClass.BUG
 
 
-def _failed(
-    claim: Claim, failure: FailureClass, error_type: str, message: str, retry_after_s: float | None = None
-) -> Failed:
+def _failed(claim: Claim, error: StepError | Divergence) -> Failed:
+    if isinstance(error, Divergence):
+        return Failed(claim.lease, FailureClass.DIVERGED, "Divergence", _plain(str(error)))
+    failure = FailureClass(error.failure_class)
+    return Failed(claim.lease, failure, type(error).__name__, _plain(str(error)), error.retry_after_s)
+
+
+def _plain(message: str) -> str:
     text = message.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
-    return Failed(claim.lease, failure, error_type, text[:MESSAGE_LIMIT], retry_after_s)
+    return text[:MESSAGE_LIMIT]

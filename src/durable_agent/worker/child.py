@@ -21,12 +21,13 @@ import orjson
 from durable_agent.core.records import Claim, FailureClass, Lease, RunId, StepKind, Tenant, Token
 from durable_agent.errors import FatalError, StepError
 from durable_agent.flow.context import Context
+from durable_agent.flow.link import NoLink
 from durable_agent.flow.registry import Tool
 
 _PR_SET_PDEATHSIG = 1
 
 
-async def run_in_child(tool: Tool, claim: Claim, arguments: dict[str, Any]) -> Any:
+async def run_in_child(tool: Tool, context: Context, arguments: dict[str, Any]) -> Any:
     """Return what the tool's function returns in a child process; cancelled, the child is killed at once.
 
     Raises StepError with the class the handler chose; a child that died is a `bug` naming its signal or exit code.
@@ -34,7 +35,7 @@ async def run_in_child(tool: Tool, claim: Claim, arguments: dict[str, Any]) -> A
     module, name = tool.function.__module__, tool.function.__qualname__
     if module == "__main__" or "<locals>" in name:
         raise FatalError(f"tool {tool.name!r} runs in a child process and must be importable; {module}.{name} is not")
-    order = orjson.dumps(_order(tool, claim, arguments), default=str)
+    order = orjson.dumps(_order(tool, context, arguments), default=str)
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "durable_agent.worker.child",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -48,7 +49,8 @@ async def run_in_child(tool: Tool, claim: Claim, arguments: dict[str, Any]) -> A
     return _result(tool, child.returncode, answer)
 
 
-def _order(tool: Tool, claim: Claim, arguments: dict[str, Any]) -> dict[str, Any]:
+def _order(tool: Tool, context: Context, arguments: dict[str, Any]) -> dict[str, Any]:
+    claim = context.claim
     return {
         "path": sys.path,
         "module": tool.function.__module__,
@@ -57,7 +59,7 @@ def _order(tool: Tool, claim: Claim, arguments: dict[str, Any]) -> dict[str, Any
         "claim": {
             "run_id": str(claim.lease.run_id), "name": claim.name, "attempt": claim.attempt, "goal": claim.goal,
             "input": claim.input, "run_input": claim.run_input, "parents": claim.parents,
-            "idempotency_key": claim.idempotency_key,
+            "idempotency_key": context.idempotency_key,
         },
     }  # fmt: skip
 
@@ -72,10 +74,6 @@ def _result(tool: Tool, code: int | None, answer: bytes) -> Any:
     error = StepError(document["message"], retry_after_s=document["retry_after_s"])
     error.failure_class = document["failure"]
     raise error
-
-
-async def _silent(_type: str, _data: Any) -> None:
-    raise FatalError("a handler in a child process cannot emit events; run it inline")
 
 
 def main() -> None:
@@ -112,7 +110,7 @@ def _run(order: dict[str, Any]) -> Any:
         raise FatalError(f"{order['module']}.{order['function']} is no tool in the child process")
     arguments = found.bind(order["arguments"])
     if found.takes_context is not None:
-        arguments = {found.takes_context: Context(_claim(found, order["claim"]), _silent), **arguments}
+        arguments = {found.takes_context: Context(_claim(found, order["claim"]), NoLink()), **arguments}
     result = found.function(**arguments)
     return asyncio.run(result) if inspect.iscoroutine(result) else result
 

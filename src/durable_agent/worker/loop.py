@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from durable_agent.core.port import Backend
-from durable_agent.core.records import Claim, Emitted, Failed, Outcome, Released, Token, Verdict
+from durable_agent.core.records import ON_THE_WAY, Claim, Failed, InDoubt, Outcome, Released, Token, Verdict
 from durable_agent.errors import DatabaseUnavailable, LeaseLost
 from durable_agent.flow.registry import Registry
 from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters, logger
-from durable_agent.worker.attempt import run_attempt
+from durable_agent.worker.attempt import DRAINED, run_attempt
+from durable_agent.worker.link import AttemptLink
 
 log = logger("worker")
 
@@ -56,7 +57,7 @@ class Worker:
     running: dict[Token, Running] = field(default_factory=dict)
     draining: bool = False
     _outcomes: list[Outcome] = field(default_factory=list)
-    _emits: dict[int, asyncio.Future[Verdict]] = field(default_factory=dict)
+    _told: dict[int, asyncio.Future[Verdict]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _look: bool = True
     _good_until_s: float = 0.0
@@ -162,17 +163,18 @@ class Worker:
 
     async def _attempt(self, claim: Claim) -> None:
         outcome: Outcome | None = None
+        link = AttemptLink(self, claim)
         try:
             await self._leases_are_good()
-            outcome = await run_attempt(
-                claim, self.registry, self._emitter(claim), payload_limit_bytes=self.payload_limit_bytes
-            )
+            outcome = await run_attempt(claim, self.registry, link, payload_limit_bytes=self.payload_limit_bytes)
+            outcome = await link.finish(outcome)
         except LeaseLost:
             log.warning("attempt_stopped", run=str(claim.lease.run_id), step=claim.name, reason="lease lost")
         except asyncio.CancelledError as cancelled:
-            if cancelled.args == ("drained",):
+            if cancelled.args == (DRAINED,):
                 outcome = Released(claim.lease)
         finally:
+            await link.abandon()
             self.running.pop(claim.lease.token, None)
             self._wake.set()
             self._look = True
@@ -180,6 +182,9 @@ class Worker:
             if isinstance(outcome, Failed):
                 log.warning("attempt_failed", run=str(claim.lease.run_id), step=claim.name, attempt=claim.attempt,
                             failure=outcome.failure.value, error=outcome.message)  # fmt: skip
+            if isinstance(outcome, InDoubt):
+                log.warning("effect_unknown", run=str(claim.lease.run_id), step=claim.name, tool=outcome.name,
+                            effect=outcome.no, error=outcome.message)  # fmt: skip
             self._outcomes.append(outcome)
 
     async def _leases_are_good(self) -> None:
@@ -190,29 +195,38 @@ class Worker:
                 self.beat_now()
             await self._good.wait()
 
-    def _emitter(self, claim: Claim) -> Any:
-        async def emit(type_: str, data: Any) -> None:
-            outcome = Emitted(claim.lease, type_, data)
-            future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-            self._emits[id(outcome)] = future
-            self._outcomes.append(outcome)
-            self._wake.set()
-            if await future is Verdict.LOST:
-                raise LeaseLost(f"step {claim.name!r} of run {claim.lease.run_id} is no longer this worker's")
+    def settled(self) -> None:
+        """Take note that an outcome was settled by itself; what it made ready may be claimed."""
+        self.counters.settled += 1
+        self.ready()
 
-        return emit
+    def post(self, outcome: Outcome) -> None:
+        """Hand over an outcome on the way; it is settled in order, before anything handed over later."""
+        self._outcomes.append(outcome)
+        self._wake.set()
+
+    async def tell(self, outcome: Outcome) -> Verdict:
+        """Return the verdict on an outcome when it is committed."""
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._told[id(outcome)] = future
+        self.post(outcome)
+        return await future
 
     def _answer(self, batch: Sequence[Outcome], verdicts: Sequence[Verdict]) -> None:
         for outcome, verdict in zip(batch, verdicts, strict=True):
-            future = self._emits.pop(id(outcome), None)
+            future = self._told.pop(id(outcome), None)
             if future is not None and not future.done():
                 future.set_result(verdict)
             if verdict is Verdict.LOST:
                 self.counters.fenced += 1
                 log.warning("write_fenced", run=str(outcome.lease.run_id), step=outcome.lease.step_no,
                             claim_no=outcome.lease.claim_no, what=type(outcome).__name__.lower())  # fmt: skip
+                # What was only handed over has nobody to hear of it but the attempt itself.
+                running = self.running.get(outcome.lease.token)
+                if future is None and running is not None and isinstance(outcome, ON_THE_WAY):
+                    running.task.cancel("lease lost")
         self.counters.settled += len(batch)
 
     def _give_back(self) -> None:
         for running in self.running.values():
-            running.task.cancel("drained")
+            running.task.cancel(DRAINED)

@@ -8,7 +8,7 @@ select engine_now();
 select d.tenant, d.id, r.*
 from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
 cross join lateral (
-  select r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.ctid
+  select r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.waiting, r.parent_run, r.origin, r.ctid
   from runs r where r.tenant = d.tenant and r.id = d.id for no key update
 ) r;
 
@@ -16,7 +16,7 @@ cross join lateral (
 -- The steps of a batch of outcomes as they stand under their run's lock.
 -- Index: steps_pk, queue_pk. Locks nothing more: the run's lock covers both.
 select d.tenant, d.run_id, d.no, s.name, s.tool, s.children, s.max_attempts, s.max_crashes, s.retry::text,
-       coalesce(q.failures, 0), coalesce(q.crashes, 0), q.claim_no, q.token, q.last_token, s.done_token
+       s.spawned_by, coalesce(q.failures, 0), coalesce(q.crashes, 0), q.claim_no, q.token, q.effect, q.last_token, s.done_token
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
 cross join lateral (
   select s.* from steps s where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no limit 1
@@ -29,7 +29,7 @@ left join lateral (
 -- Of some steps those that still wait, with all that a claim needs. Index: steps_pk. Locks nothing more.
 select d.tenant, d.run_id, d.no, c.ctid, c.name, c.kind, c.tool, c.input, c.timeout_s, c.deadline_s, c.children,
        c.max_attempts, c.max_crashes, c.retry::text, c.deps_left, c.taken, c.condition, c.edge_conditions, c.parents,
-       c.route, c.ord, c.claim_no, c.failures, c.crashes
+       c.route, c.ord, c.claim_no, c.failures, c.crashes, c.spawned_by, c.compensates, c.origin
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
 cross join lateral (
   select c.ctid, c.* from steps c
@@ -42,6 +42,18 @@ select d.tenant, d.run_id, d.no, s.name, s.output
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
 cross join lateral (
   select s.name, s.output from steps s
+  where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'succeeded' limit 1
+) s;
+
+-- name: shared_outputs
+-- As `outputs`, in runs that share results with the run they descend from. Index: steps_pk. Locks nothing.
+select d.tenant, d.run_id, d.no, s.name, s.output
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
+cross join lateral (
+  select s.name, case when s.shared then (
+    select o.output from steps o where o.tenant = s.tenant and o.run_id = s.origin and o.no = s.no
+  ) else s.output end as output
+  from steps s
   where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'succeeded' limit 1
 ) s;
 
@@ -70,12 +82,13 @@ select require_rows((select count(*) from changed), %(rows)s, 'resolve_steps');
 with changed as (
   update runs r
   set status = d.status, steps_left = d.steps_left, last_seq = d.last_seq, chain = d.chain, error = coalesce(d.error, r.error),
+      waiting = d.waiting, steps_total = d.steps_total, ending = coalesce(d.ending, r.ending),
       started_at = case when d.started then coalesce(r.started_at, %(now)s) else r.started_at end,
       finished_at = case when d.finished then %(now)s end
   from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[],
               %(steps_left)s::int[], %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[],
-              %(started)s::bool[], %(finished)s::bool[])
-    d(at, tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished)
+              %(started)s::bool[], %(finished)s::bool[], %(waiting)s::int[], %(steps_total)s::int[], %(endings)s::text[])
+    d(at, tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished, waiting, steps_total, ending)
   where r.ctid = d.at and r.tenant + 0 = d.tenant and r.id = d.id and r.last_seq = d.seen
   returning 1
 )
@@ -99,7 +112,7 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(names)s::tex
 
 -- name: open_steps
 -- The steps of a run that are not final, with their place in the queue. Index: steps_pk. Locks nothing more.
-select s.no, s.name, s.status, q.state, q.claim_no, q.failures, q.crashes, q.token
+select s.no, s.name, s.tool, q.state, q.claim_no, q.effect
 from steps s
 left join queue q on q.tenant = s.tenant and q.run_id = s.run_id and q.no = s.no
 where s.tenant = %(tenant)s and s.run_id = %(run)s and s.finished_at is null
@@ -131,3 +144,19 @@ update queue q
 set state = case when q.due_at > %(now)s then 'scheduled' else 'ready' end,
     due_at = case when q.due_at > %(now)s then q.due_at end
 where q.tenant = %(tenant)s and q.run_id = %(run)s and q.state = 'held';
+
+-- name: lane
+-- A run's fairness key and who started it. Index: runs_pk.
+select r.lane, r.started_by from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
+
+-- name: ending
+-- How a run ends when it is compensated, and why. Index: runs_pk.
+select r.ending, r.error from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
+
+-- name: parents_of
+-- The parents of some steps. Index: steps_pk.
+select d.tenant, d.run_id, s.parents
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
+cross join lateral (
+  select s.parents from steps s where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no limit 1
+) s;

@@ -28,8 +28,9 @@ left join (select tenant, route, ord from head limit 1000) h on true;
 -- The oldest ready steps of one tenant, so many of each route, with their run (R2) and all an attempt needs: never waits.
 -- Index: queue_ready in claim order; runs_pk, steps_pk. Locks: the queue row and its run, both skipping what is locked.
 select p.run_id, p.no, p.claim_no, p.failures, p.crashes, p.max_crashes, p.at, p.status, p.last_seq, p.chain, p.steps_total,
-       p.steps_left, p.run_at, p.input, p.goal, s.name, s.kind, s.tool, s.input, s.timeout_s, s.deadline_s, s.children,
-       s.max_attempts, s.retry::text, case when cardinality(s.parents) > 0 then (
+       p.steps_left, p.waiting, p.parent_run, p.run_at, p.input, p.goal, s.name, s.kind, s.tool, s.input, s.timeout_s,
+       s.deadline_s, s.children, s.max_attempts, s.retry::text, s.spawned_by, s.compensates, p.effect,
+       p.origin, p.mode, s.origin, case when cardinality(s.parents) > 0 then (
          select json_object_agg(k.name, k.output)
          from unnest(s.parents) u(no)
          cross join lateral (
@@ -39,10 +40,11 @@ select p.run_id, p.no, p.claim_no, p.failures, p.crashes, p.max_crashes, p.at, p
        ) end
 from unnest(%(routes)s::int[], %(limits)s::int[], %(froms)s::bigint[]) w(route, n, ord)
 cross join lateral (
-  select q.run_id, q.no, q.claim_no, q.failures, q.crashes, q.max_crashes, q.ctid as at, r.*
+  select q.run_id, q.no, q.claim_no, q.failures, q.crashes, q.max_crashes, q.effect, q.ctid as at, r.*
   from queue q
   cross join lateral (
-    select r.status, r.last_seq, r.chain, r.steps_total, r.steps_left, r.ctid as run_at, r.input, r.goal
+    select r.status, r.last_seq, r.chain, r.steps_total, r.steps_left, r.waiting, r.parent_run, r.origin, r.mode,
+           r.ctid as run_at, r.input, r.goal
     from runs r where r.tenant = %(tenant)s and r.id = q.run_id for no key update skip locked
   ) r
   where q.tenant = %(tenant)s and q.route = w.route and q.state = 'ready' and q.ord >= w.ord
@@ -54,15 +56,29 @@ cross join lateral (
   select s.* from steps s where s.tenant = %(tenant)s and s.run_id = p.run_id and s.no = p.no limit 1
 ) s;
 
+-- name: records
+-- What the steps of a batch recorded before, or the run they are replayed from did: effects, answers, outcome.
+-- Index: effects_pk, waits_step, steps_pk. Locks nothing.
+select d.run_id, d.no,
+       (select json_agg(json_build_array(e.no, e.name, e.class, e.request_sha256, e.key, e.state, e.result, e.error))
+        from effects e where e.tenant = d.tenant and e.run_id = d.source and e.step_no = d.no),
+       (select json_agg(json_build_array(w.no, w.kind, w.name, w.request_sha256, w.id, w.answer))
+        from waits w where w.tenant = d.tenant and w.run_id = d.source and w.step_no = d.no and w.state = 'answered'),
+       (select json_build_array(o.status, o.output::text)
+        from steps o where o.tenant = d.tenant and o.run_id = d.source and o.no = d.no and d.replayed)
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(sources)s::uuid[], %(replayed)s::bool[])
+  d(tenant, run_id, no, source, replayed);
+
 -- name: lease_steps
 -- Turns picked ready steps into leased ones; guarded by the claim number that was seen (R3, R12).
 -- Index: none, by ctid. Locks: the queue rows, held already.
 with changed as (
   update queue q
   set state = 'leased', claim_no = d.claim_no, token = d.token, session = %(session)s, claimed_at = %(now)s,
-      deadline_at = %(now)s + make_interval(secs => q.deadline_s), due_at = null
-  from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[])
-    d(at, tenant, run_id, no, claim_no, token)
+      deadline_at = %(now)s + make_interval(secs => q.deadline_s), due_at = null, effect = d.effect
+  from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+              %(effects)s::text[])
+    d(at, tenant, run_id, no, claim_no, token, effect)
   where q.ctid = d.at and q.tenant + 0 = d.tenant and q.run_id = d.run_id and q.no = d.no
     and q.state || '' = 'ready' and q.claim_no = d.claim_no - 1
   returning 1
@@ -73,28 +89,30 @@ select require_rows((select count(*) from changed), %(rows)s, 'lease_steps');
 -- Puts promoted steps into the queue: ready, held (paused run) or leased at once to the worker that made them ready.
 -- Index: queue_pk. Locks: the new rows.
 insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s, token,
-                   session, claimed_at, deadline_at, queued_at)
+                   effect, session, claimed_at, deadline_at, queued_at)
 select d.tenant, d.run_id, d.no, d.route, d.ord, d.state, d.claim_no, d.failures, d.crashes, d.max_crashes,
-       d.deadline_s, d.token, case when d.token is not null then %(session)s::uuid end,
+       d.deadline_s, d.token, d.effect, case when d.token is not null then %(session)s::uuid end,
        case when d.token is not null then %(now)s end,
        case when d.token is not null then %(now)s + make_interval(secs => d.deadline_s) end, %(now)s
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(routes)s::int[], %(ords)s::bigint[],
             %(states)s::text[], %(claim_nos)s::int[], %(failures)s::int[], %(crashes)s::int[], %(max_crashes)s::int[],
-            %(tokens)s::uuid[], %(deadlines)s::float8[])
-  d(tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, token, deadline_s);
+            %(tokens)s::uuid[], %(deadlines)s::float8[], %(effects)s::text[])
+  d(tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, token, deadline_s, effect);
 
 -- name: requeue_steps
--- Ends attempts that are to be made again: back to ready, held or scheduled; fenced by claim number and token (R3).
+-- Ends attempts that are to be made again: back to ready, held, scheduled or waiting; fenced by claim number and token
+-- (R3). `effect` stays only where the attempt may have done what it was to do and nobody knows.
 -- Index: queue_pk. Locks: the queue rows, under their run's lock.
 with changed as (
   update queue q
   set state = d.state,
       due_at = case when d.delay_s is not null then %(now)s + make_interval(secs => d.delay_s) end,
       failures = d.failures, crashes = d.crashes, last_token = d.last_token, token = null, session = null,
-      claimed_at = null, deadline_at = null, queued_at = %(now)s
+      claimed_at = null, deadline_at = null, queued_at = %(now)s, effect = d.effect
   from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
-              %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[])
-    d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes, last_token)
+              %(states)s::text[], %(delays)s::float8[], %(failures)s::int[], %(crashes)s::int[], %(last_tokens)s::uuid[],
+              %(effects)s::text[])
+    d(tenant, run_id, no, claim_no, token, state, delay_s, failures, crashes, last_token, effect)
   cross join lateral (
     select k.ctid as at from queue k
     where k.tenant = d.tenant and k.run_id = d.run_id and k.no = d.no
@@ -113,8 +131,8 @@ with released as (
   delete from queue q
   using unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
                %(statuses)s::text[], %(outputs)s::text[]::json[], %(errors)s::text[]::json[], %(failures)s::int[],
-               %(crashes)s::int[], %(workers)s::text[], %(done_tokens)s::uuid[])
-    f(tenant, run_id, no, claim_no, token, status, output, error, failures, crashes, worker, done_token)
+               %(crashes)s::int[], %(workers)s::text[], %(done_tokens)s::uuid[], %(compensates)s::text[])
+    f(tenant, run_id, no, claim_no, token, status, output, error, failures, crashes, worker, done_token, compensate)
   cross join lateral (
     select k.ctid as at from queue k
     where k.tenant = f.tenant and k.run_id = f.run_id and k.no = f.no
@@ -122,11 +140,12 @@ with released as (
   ) x
   where q.ctid = x.at
   returning q.tenant, q.run_id, q.no, q.claimed_at, f.claim_no, f.status, f.output, f.error, f.failures, f.crashes, f.worker,
-            f.done_token
+            f.done_token, f.compensate
 ), changed as (
   update steps s
   set status = r.status, output = r.output, error = r.error, claim_no = r.claim_no, failures = r.failures,
-      crashes = r.crashes, done_token = r.done_token, worker = r.worker, started_at = r.claimed_at, finished_at = %(now)s
+      crashes = r.crashes, done_token = r.done_token, worker = r.worker, started_at = r.claimed_at, finished_at = %(now)s,
+      compensate = coalesce(s.compensate, r.compensate)
   from released r
   cross join lateral (
     select k.ctid as at from steps k

@@ -1,19 +1,24 @@
 -- name: get_run
 -- One run. Index: runs_pk.
 select r.id, r.status, r.goal, r.graph, r.lane, r.input, r.metadata, r.error, r.steps_total, r.steps_left, r.last_seq,
-       r.created_at, r.started_at, r.finished_at, encode(r.chain, 'hex') as chain
+       r.created_at, r.started_at, r.finished_at, encode(r.chain, 'hex') as chain, r.waiting, r.ending, r.graph_version,
+       r.started_by, r.parent_run, r.parent_step, r.origin, r.mode, r.from_step
 from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 
 -- name: get_steps
 -- A run's steps as they stand: the queue's word where a step is in it, else its own row. Index: steps_pk, queue_pk.
 select s.no, s.name, s.kind, s.tool, s.parents, s.condition, s.edge_conditions,
        case q.state when 'leased' then 'running' when 'ready' then 'ready' when 'scheduled' then 'ready'
-                    when 'held' then 'ready' else s.status end as status,
+                    when 'held' then 'ready' when 'waiting' then 'waiting' else s.status end as status,
        coalesce(q.claim_no, s.claim_no) as claim_no, coalesce(q.failures, s.failures) as failures,
        coalesce(q.crashes, s.crashes) as crashes, s.max_attempts, s.max_crashes, s.timeout_s, s.deadline_s, s.retry,
        q.due_at as not_before, coalesce(q.claimed_at, s.started_at) as started_at, s.finished_at,
-       coalesce(w.worker, s.worker) as worker, s.input, s.output, s.error, s.deps_left, q.state as queue_state,
-       t.queue, 1000 - (s.ord >> 52) as priority
+       coalesce(w.worker, s.worker) as worker, s.input,
+       case when s.shared then (
+         select o.output from steps o where o.tenant = s.tenant and o.run_id = s.origin and o.no = s.no
+       ) else s.output end as output,
+       s.error, s.deps_left, q.state as queue_state, t.queue, 1000 - (s.ord >> 52) as priority, s.compensate, s.compensates,
+       s.spawned_by, s.origin, s.shared, s.edited
 from steps s
 left join queue q on q.tenant = s.tenant and q.run_id = s.run_id and q.no = s.no
 left join workers w on w.tenant = 0 and w.session = q.session

@@ -35,8 +35,9 @@ where w.tenant = 0 and w.session = %(session)s;
 --   for a live worker reconnects and beats within that time; sessions from before a restart of PostgreSQL are left alone;
 -- `promoted` makes scheduled steps whose time has come ready: no transition, only their place in the queue;
 -- `expired` finds leases that nobody keeps alive: their session's lease ran out or is unknown, or the attempt's own deadline
---   passed. Candidates only: the reaper looks again under the run's lock.
--- Index: queue_scheduled, queue_leased; the workers' table holds one row a worker. Locks: what it changes, skipping what
+--   passed. Candidates only: the reaper looks again under the run's lock;
+-- `overdue` tells that some wait's time is over.
+-- Index: queue_scheduled, queue_leased, waits_due; the workers' table holds one row a worker. Locks: what it changes, skipping what
 -- is locked.
 with suspected as (
   update workers w
@@ -75,7 +76,10 @@ select (select array_agg(s.worker) from suspected s) as suspected,
          as expired,
        exists (select from queue q where q.state = 'ready') as ready,
        exists (select from queue q where q.state = 'leased') as leased,
-       least((select extract(epoch from min(q.due_at) - engine_now()) from queue q
+       exists (select from waits w where w.state = 'open' and w.due_at <= engine_now()) as overdue,
+       least((select extract(epoch from min(w.due_at) - engine_now()) from waits w
+              where w.state = 'open' and w.due_at > engine_now()),
+             (select extract(epoch from min(q.due_at) - engine_now()) from queue q
               where q.state = 'scheduled' and q.due_at > engine_now()),
              (select extract(epoch from min(w.lease_until) - engine_now()) from workers w
               where w.suspected_at is not null and w.state in ('active', 'draining')))::float8 as next_due_s;

@@ -1,0 +1,128 @@
+"""Effects: what a call whose result is not known allows, and how a resumed attempt meets what was recorded before.
+
+A step's handler runs again from its beginning; each effect it asks for is looked up among those recorded, in the order
+of (name, request digest). What was recorded is returned and never called again. An effect of a name that has records
+left, none with this request, means that the code or its data changed: that is divergence, and nothing is called.
+Source: the recovery classes of `docs/guarantees.md`; keys by HMAC as in RFC 2104.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from durable_agent.core.records import Answer, Effect, EffectClass, EffectState, WaitKind
+
+
+class Recovery(Enum):
+    """What a begun effect without a result allows."""
+
+    SEND = "send"  # again, with the same key
+    VERIFY = "verify"  # ask the tool's own look-up first
+    ASK = "ask"  # a person
+
+
+def recovery(effect: EffectClass, state: EffectState) -> Recovery:
+    """Return what to do about an effect in state `intent`, `failed` or `resend`.
+
+    A call that failed is known not to have happened; a person who says "send again" has decided.
+    """
+    if state is not EffectState.INTENT:
+        return Recovery.SEND
+    match effect:
+        case EffectClass.SAFE | EffectClass.IDEMPOTENT:
+            return Recovery.SEND
+        case EffectClass.VERIFY:
+            return Recovery.VERIFY
+        case EffectClass.MANUAL:
+            return Recovery.ASK
+
+
+def request_digest(request: bytes) -> str:
+    """Return the SHA-256 of canonical arguments as hex."""
+    return hashlib.sha256(request).hexdigest()
+
+
+def own_word(answers: Iterable[Answer]) -> Answer | None:
+    """Return the last word of a person about the step's own call, when the step is a tool that was lost in the middle."""
+    own = [one for one in answers if one.kind is WaitKind.UNKNOWN_EFFECT and one.request_sha256 == ""]
+    return max(own, key=lambda one: one.no, default=None)
+
+
+def effect_key(step_key: str, no: int, request_sha256: str) -> str:
+    """Return the key an effect shows to its receiver: the same at every attempt, unguessable without the step's own."""
+    return hmac.digest(step_key.encode(), f"{no}|{request_sha256}".encode(), "sha256").hex()
+
+
+class Diverged(Exception):
+    """The handler asks for something else than what was recorded; nothing was called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """An effect that was never recorded: its number."""
+
+    no: int
+
+
+class Ledger:
+    """The recorded effects and answers of one step, taken one by one as its handler asks for them.
+
+    `sealed`: the record is whole, as in a replay; then what is not in it is a divergence too.
+    """
+
+    def __init__(self, effects: Iterable[Effect] = (), answers: Iterable[Answer] = (), *, sealed: bool = False) -> None:
+        self._effects: dict[str, deque[Effect]] = defaultdict(deque)
+        self._answers: dict[tuple[WaitKind, str], deque[Answer]] = defaultdict(deque)
+        self._next_effect = 1
+        self._sealed = sealed
+        for effect in sorted(effects, key=lambda one: one.no):
+            self._effects[effect.name].append(effect)
+            self._next_effect = max(self._next_effect, effect.no + 1)
+        for answer in sorted(answers, key=lambda one: one.no):
+            if answer.kind is not WaitKind.UNKNOWN_EFFECT:  # the effect's own state says what was decided
+                self._answers[answer.kind, answer.name].append(answer)
+
+    def effect(self, name: str, request_sha256: str) -> Effect | Fresh:
+        """Return the record of this request, taken out, or a fresh number. Raises Diverged."""
+        records = self._effects[name]
+        for effect in records:
+            if effect.request_sha256 == request_sha256:
+                records.remove(effect)
+                return effect
+        if records:
+            raise Diverged(
+                f"it asks for {name!r} with a request that differs from the recorded one (effect {records[0].no}); "
+                "the code or its data changed since"
+            )
+        if self._sealed:
+            raise Diverged(f"it asks for {name!r} once more than was recorded")
+        self._next_effect += 1
+        return Fresh(self._next_effect - 1)
+
+    def answer(self, kind: WaitKind, name: str, request_sha256: str) -> Answer | None:
+        """Return what the wait came to, taken out, or None when it is yet to be opened. Raises Diverged."""
+        answers = self._answers[kind, name]
+        for answer in answers:
+            if answer.request_sha256 == request_sha256:
+                answers.remove(answer)
+                return answer
+        if answers:
+            raise Diverged(
+                f"it waits for {kind.value} {name!r} with a request that differs from the one that was answered "
+                f"(wait {answers[0].no}); the code or its data changed since"
+            )
+        if self._sealed:
+            raise Diverged(f"it waits for {kind.value} {name!r}, which was not recorded")
+        return None
+
+    def left(self) -> str | None:
+        """Return the name of a recorded effect or wait that was not asked for, if there is one."""
+        for name, records in self._effects.items():
+            if records:
+                return name
+        return next((name for (_, name), answers in self._answers.items() if answers), None)

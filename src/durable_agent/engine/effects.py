@@ -1,0 +1,140 @@
+"""Effects on their way into the record: intents before the call, results after it, each under the step's live lease."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from durable_agent.core.events import digest, dumps
+from durable_agent.core.records import EffectState, InDoubt, Intended, Noted, Outcome, Recorded, Verdict, WaitKind
+from durable_agent.core.states import StepEvent
+from durable_agent.core.waits import Decision, approval_digest
+from durable_agent.db.arrays import literals
+from durable_agent.db.pool import Connection
+from durable_agent.engine.claim import Step
+from durable_agent.engine.journal import EFFECTS, WAITS, Head, Journal
+
+EffectKey = tuple[UUID, int, int]
+
+
+async def read(conn: Connection, outcomes: Iterable[Any]) -> tuple[Any, Any]:
+    """Queue the reading of what is known of the outcomes' effects and of the approvals they use; None where there are none."""
+    known: list[tuple[Any, ...]] = []
+    approvals: list[tuple[Any, ...]] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Intended | Recorded | Noted):
+            known.append((outcome.lease.tenant, outcome.lease.run_id, outcome.lease.step_no, outcome.no))
+        if isinstance(outcome, Intended) and outcome.approval is not None:
+            approvals.append((outcome.lease.tenant, outcome.approval))
+    effects = used = None
+    if known:
+        effects = await conn.execute(EFFECTS.effects_now, literals(("tenants", "runs", "nos", "effects"), known))
+    if approvals:
+        used = await conn.execute(WAITS.approvals, literals(("tenants", "ids"), approvals))
+    return effects, used
+
+
+@dataclass(slots=True)
+class Record:
+    """What a batch knows of effects and approvals before it writes its own."""
+
+    states: dict[EffectKey, tuple[str, int]] = field(default_factory=dict)
+    approvals: dict[UUID, Mapping[str, Any]] = field(default_factory=dict)
+
+    async def know(self, effects: Any, approvals: Any) -> None:
+        """Take the answers of `read`."""
+        if effects is not None:
+            for _tenant, run, step, no, state, claim_no in await effects.fetchall():
+                self.states[run, step, no] = state, claim_no
+        if approvals is not None:
+            names = ("run_id", "kind", "state", "request_sha256", "consumed_at", "answer")
+            for wait_id, *row in await approvals.fetchall():
+                self.approvals[wait_id] = dict(zip(names, row, strict=True))
+
+    def note(
+        self, journal: Journal, head: Head, step: Step, outcome: Intended | Recorded | Noted, worker: str | None
+    ) -> Verdict:
+        """Put the effect into the journal; what an unknown commit wrote before is not written again (R8)."""
+        if self._told_before(outcome):
+            return Verdict.ALREADY
+        lease = outcome.lease
+        fence = (step.tenant, step.run_id, step.no, lease.claim_no, lease.token)
+        facts = {"effect": outcome.no, "name": outcome.name, "claim_no": lease.claim_no}
+        match outcome:
+            case Intended():
+                if outcome.approval is not None:
+                    if not self._allowed(outcome):
+                        return Verdict.REFUSED
+                    journal.consumed.add(step.tenant, outcome.approval)
+                    facts["approval"] = str(outcome.approval)
+                journal.intended.add(
+                    *fence, outcome.no, outcome.name, outcome.effect.value, EffectState.INTENT.value,
+                    outcome.request_sha256, outcome.key, outcome.compensate, outcome.approval, outcome.request.decode(), None,
+                )  # fmt: skip
+                facts |= {"class": outcome.effect.value, "request_sha256": outcome.request_sha256, "key": outcome.key}
+                journal.append(head, StepEvent.EFFECT_INTENDED, step.no, **facts, worker=worker)
+            case Noted():
+                journal.intended.add(
+                    *fence, outcome.no, outcome.name, "safe", EffectState.DONE.value, outcome.request_sha256, "", None,
+                    None, None, outcome.result.decode(),
+                )  # fmt: skip
+                facts["result_sha256"] = digest(outcome.result)
+                journal.append(head, StepEvent.EFFECT_RECORDED, step.no, **facts, state="done")
+            case Recorded():
+                result = outcome.result.decode() if outcome.result is not None else None
+                error = dumps(outcome.error).decode() if outcome.error is not None else None
+                journal.recorded.add(*fence, outcome.no, outcome.state.value, result, error)
+                if outcome.result is not None:
+                    facts["result_sha256"] = digest(outcome.result)
+                journal.append(
+                    head, StepEvent.EFFECT_RECORDED, step.no, {"error": outcome.error} if outcome.error else None,
+                    **facts, state=outcome.state.value,
+                )  # fmt: skip
+        return Verdict.OK
+
+    def _told_before(self, outcome: Intended | Recorded | Noted) -> bool:
+        lease = outcome.lease
+        state, claim_no = self.states.get((lease.run_id, lease.step_no, outcome.no), (None, 0))
+        if claim_no != lease.claim_no:
+            return False
+        match outcome:
+            case Intended():
+                return state == EffectState.INTENT
+            case Noted():
+                return state == EffectState.DONE
+            case Recorded():
+                return state == outcome.state
+
+    def _allowed(self, outcome: Intended) -> bool:
+        """Whether the approval is this run's, was given for exactly this call, and was not used (I7)."""
+        wait = self.approvals.get(outcome.approval) if outcome.approval is not None else None
+        return (
+            wait is not None
+            and wait["run_id"] == outcome.lease.run_id
+            and wait["kind"] == WaitKind.APPROVAL
+            and wait["state"] == "answered"
+            and wait["answer"]["decision"] == Decision.APPROVED
+            and wait["consumed_at"] is None
+            and wait["request_sha256"] == approval_digest(outcome.name, outcome.request)
+        )
+
+    def doubt(self, journal: Journal, head: Head, step: Step, outcome: InDoubt) -> None:
+        """Put down that nobody knows whether a call happened; `no` 0 is the step's own, which has no row."""
+        lease = outcome.lease
+        if outcome.no > 0:
+            error = dumps({"message": outcome.message}).decode()
+            journal.recorded.add(
+                step.tenant, step.run_id, step.no, lease.claim_no, lease.token, outcome.no,
+                EffectState.UNKNOWN.value, None, error,
+            )  # fmt: skip
+        journal.append(
+            head, StepEvent.EFFECT_UNKNOWN, step.no, {"message": outcome.message}, effect=outcome.no, name=outcome.name,
+            claim_no=lease.claim_no,
+        )  # fmt: skip
+
+
+def uses_approval(outcomes: Sequence[Outcome]) -> bool:
+    """Whether one of the outcomes is allowed by an approval, which only the rows can tell."""
+    return any(isinstance(outcome, Intended) and outcome.approval is not None for outcome in outcomes)

@@ -1,0 +1,166 @@
+"""Waiting: waits are opened with the end of an attempt, answered once, and free their step for a new claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import orjson
+from uuid_utils.compat import uuid7
+
+from durable_agent.core.events import dumps
+from durable_agent.core.graph import plan
+from durable_agent.core.records import RunId, Tenant, WaitKind
+from durable_agent.core.states import WAITING_RUN, RunEvent, RunStatus, StepEvent
+from durable_agent.core.waits import Decision, answer_of, run_waits
+from durable_agent.db.arrays import literals
+from durable_agent.db.pool import Connection
+from durable_agent.engine.extend import Addition, extend
+from durable_agent.engine.journal import JOURNAL, WAITS, Head, Journal, StepKey
+from durable_agent.engine.routes import Routes
+from durable_agent.engine.settle import Opening, Settlement
+from durable_agent.engine.submit import Planned, Submission, Writer
+
+
+async def open_waits(conn: Connection, settlement: Settlement) -> bool:
+    """Write the waits of a batch, with what they wait for; tell whether one was answered at once (an early signal)."""
+    journal, woken = settlement.journal, False
+    for opening in settlement.opening:
+        head, asked = opening.head, opening.asked
+        left, child = 0, None
+        if asked.kind is WaitKind.STEPS:
+            left = len(await _spawn(conn, journal, opening))
+        elif asked.kind is WaitKind.RUN:
+            child = await _start(conn, journal, opening)
+        journal.waits.add(
+            head.tenant, opening.id, head.id, opening.step.no, asked.kind.value, asked.name, asked.request_sha256,
+            asked.allow_self, left, child, asked.expires_s, None, opening.effect, dumps(asked.request).decode(), None,
+        )  # fmt: skip
+    await journal.flush(conn)
+    for opening in settlement.opening:
+        if opening.asked.kind is WaitKind.SIGNAL:
+            woken = await _early(conn, journal, opening) or woken
+    return woken
+
+
+async def _spawn(conn: Connection, journal: Journal, opening: Opening) -> list[int]:
+    """Add the steps to the run; they were checked by the worker and are checked here again. Raises GraphInvalid."""
+    head, first = opening.head, opening.head.steps_total
+    specs = opening.asked.steps
+    graph = plan(specs, max_steps=len(specs))
+    additions = [
+        Addition(
+            spec,
+            tuple(first + no for no in graph.parents[index]),
+            tuple(first + no for no in graph.children[index]),
+            spawned_by=opening.step.no,
+            spawn_index=index,
+            edge_conditions={first + p: graph.edge_conditions[p, index] for p in graph.parents[index]
+                             if (p, index) in graph.edge_conditions},
+        )
+        for index, spec in enumerate(specs)
+    ]  # fmt: skip
+    return await extend(conn, journal, head, additions)
+
+
+async def _start(conn: Connection, journal: Journal, opening: Opening) -> UUID:
+    """Start the run that the step waits for, in this transaction."""
+    spec, head = opening.asked.run, opening.head
+    if spec is None:
+        raise ValueError("a wait for a run names the run to start")
+    row = await (await conn.execute(JOURNAL.lane, {"tenant": head.tenant, "run": head.id})).fetchone()
+    graph = plan(spec.steps, max_steps=len(spec.steps))
+    by = row[1] if row else None
+    planned = Planned(head.tenant, Submission(spec, by=by, parent=(head.id, opening.step.no)), graph, RunId(uuid7()))
+    routes = Routes()
+    await routes.ensure(conn, planned.routes())
+    writer = Writer(journal.now, routes)
+    writer.add(planned)
+    await writer.write(conn)
+    return planned.run_id
+
+
+async def _early(conn: Connection, journal: Journal, opening: Opening) -> bool:
+    head = opening.head
+    where = {"tenant": head.tenant, "run": head.id, "name": opening.asked.name}
+    row = await (await conn.execute(WAITS.early_signal, where)).fetchone()
+    if row is None:
+        return False
+    no, by, payload = row
+    await conn.execute(WAITS.take_signal, {**where, "no": no, "wait": opening.id})
+    answer = answer_of(Decision.SIGNALLED, by=by, reason=None, value=payload)
+    await end_wait(conn, journal, head, opening.id, opening.step.no, answer)
+    return True
+
+
+async def end_wait(
+    conn: Connection, journal: Journal, head: Head, wait: UUID, no: int, answer: Mapping[str, Any]
+) -> None:
+    """Answer an open wait and make its step ready again; the caller holds the run's lock and saw the wait open."""
+    await conn.execute(
+        WAITS.answer_wait,
+        {"tenant": head.tenant, "id": wait, "state": "answered", "now": journal.now, "by": answer["by"],
+         "answer": dumps(answer).decode()},
+    )  # fmt: skip
+    state = "held" if head.status is RunStatus.PAUSED else "ready"
+    where = {"tenant": head.tenant, "run": head.id, "no": no, "state": state, "now": journal.now}
+    await conn.execute(WAITS.wake_step, where)
+    head.waiting -= 1
+    journal.append(
+        head, StepEvent.ANSWERED, no, {"reason": answer["reason"], "value": answer["value"]}, wait=str(wait),
+        decision=answer["decision"], by=answer["by"],
+    )  # fmt: skip
+
+
+async def arrivals(conn: Connection, journal: Journal, arrived: Mapping[StepKey, int]) -> bool:
+    """Count spawned steps that ended; a step all of whose spawned steps ended gets their results and goes on."""
+    if not arrived:
+        return False
+    await journal.flush(conn)
+    rows = [(*key, ended) for key, ended in sorted(arrived.items(), key=lambda item: item[0][1:])]
+    cursor = await conn.execute(WAITS.arrive, literals(("tenants", "runs", "nos", "ended"), rows))
+    woken = False
+    for tenant, wait, run, no, left in await cursor.fetchall():
+        head = journal.heads[tenant, run]
+        if left > 0 or head.status.final:
+            continue
+        results = await (
+            await conn.execute(WAITS.spawned, {"tenant": tenant, "run": run, "no": no, "wait": wait})
+        ).fetchall()
+        value = [{"name": name, "status": status, "output": output} for name, status, output in results]
+        await end_wait(conn, journal, head, wait, no, answer_of(Decision.FINISHED, by=None, reason=None, value=value))
+        woken = True
+    return woken
+
+
+async def settle_waiting(conn: Connection, journal: Journal, heads: Sequence[Head] | None = None) -> None:
+    """Give runs with waits the status that fits: waiting when no step can move, and for whom; else running."""
+    for head in heads if heads is not None else list(journal.heads.values()):
+        if head.status not in _WAITABLE or not (head.waiting or head.status in WAITING_RUN):
+            continue
+        await journal.flush(conn)
+        where = {"tenant": head.tenant, "run": head.id}
+        row = await (await conn.execute(WAITS.waiting_now, where)).fetchone()
+        active, kinds = row if row else (0, None)
+        if active or not kinds:
+            if head.status in WAITING_RUN:
+                journal.move(head, RunEvent.CONTINUED)
+            continue
+        event = run_waits({WaitKind(kind) for kind in kinds})
+        if head.status.value != event.value.removeprefix("run."):
+            journal.move(head, event)
+
+
+_WAITABLE = frozenset({RunStatus.RUNNING, *WAITING_RUN})
+
+
+async def child_value(conn: Connection, tenant: Tenant, run: UUID, child: UUID) -> tuple[dict[str, Any], bool]:
+    """Return what a child run came to, and whether it has ended: its status, its last steps' outputs, its error."""
+    row = await (await conn.execute(WAITS.child, {"tenant": tenant, "run": child})).fetchone()
+    if row is None:
+        return {"run_id": str(child), "status": "gone", "output": None, "error": None}, True
+    status, ended, error = row
+    outputs = await (await conn.execute(WAITS.child_outputs, {"tenant": tenant, "run": child})).fetchone()
+    value = {"run_id": str(child), "status": status, "output": outputs[0] if outputs else None, "error": error}
+    return orjson.loads(orjson.dumps(value)), bool(ended)

@@ -1,0 +1,31 @@
+"""Values on their way into the record: canonical JSON, or a final refusal that says what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+
+from durable_agent.errors import FatalError
+
+_OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+
+
+def encode(value: Any, limit_bytes: int) -> bytes:
+    """Return a value as canonical JSON. Raises FatalError for what JSON, Unicode or the limit refuses."""
+    try:
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json")
+        text = orjson.dumps(value, option=_OPTIONS, default=_plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FatalError(f"the result cannot be stored: {error}; return plain JSON values") from None
+    if len(text) > limit_bytes:
+        raise FatalError(f"the result has {len(text)} bytes, more than the {limit_bytes} a step may return")
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")

@@ -1,0 +1,104 @@
+"""An attempt's way to the engine and to the tools of its worker."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from durable_agent.core.port import AuthorTransaction
+from durable_agent.core.records import Claim, Failed, FailureClass, Outcome, Succeeded, Verdict
+from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost
+from durable_agent.flow.kinds import KINDS
+from durable_agent.flow.registry import Tool
+from durable_agent.worker.attempt import invoke
+
+if TYPE_CHECKING:
+    from durable_agent.worker.loop import Worker
+
+_KINDS = {tool.name: tool for tool in KINDS}
+
+
+class AttemptLink:
+    """What one attempt may ask for; see `flow.link.Link`."""
+
+    def __init__(self, worker: Worker, claim: Claim) -> None:
+        self._worker = worker
+        self._claim = claim
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._transaction: AuthorTransaction | None = None
+
+    async def tell(self, outcome: Outcome) -> Verdict:
+        """See `flow.link.Link.tell`."""
+        verdict = await self._worker.tell(outcome)
+        if verdict is Verdict.LOST:
+            raise LeaseLost(f"step {self._claim.name!r} of run {self._claim.lease.run_id} is no longer this worker's")
+        return verdict
+
+    def post(self, outcome: Outcome) -> None:
+        """See `flow.link.Link.post`; may be called from a thread."""
+        if threading.get_ident() == self._thread:
+            self._worker.post(outcome)
+        else:
+            self._loop.call_soon_threadsafe(self._worker.post, outcome)
+
+    def find(self, name: str) -> Tool | None:
+        """See `flow.link.Link.find`."""
+        return self._worker.registry.get(name)
+
+    async def invoke(self, tool: Tool, arguments: Mapping[str, Any], context: Any) -> Any:
+        """See `flow.link.Link.invoke`."""
+        return await invoke(tool, arguments, context)
+
+    def transaction(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
+        """See `flow.link.Link.transaction`."""
+        return self._transact()
+
+    @asynccontextmanager
+    async def _transact(self) -> AsyncIterator[Any]:
+        if self._claim.replay is not None:
+            raise FatalError("a step with a transaction cannot be replayed from its record")
+        if self._transaction is not None:
+            raise FatalError("an attempt has one transaction; it was opened already")
+        self._transaction = await self._worker.backend.begin()
+        yield self._transaction.connection
+
+    async def finish(self, outcome: Outcome) -> Outcome | None:
+        """Return the outcome that is left to settle: None when it was committed with the author's transaction."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is None:
+            return outcome
+        if not isinstance(outcome, Succeeded):
+            await transaction.rollback()
+            return outcome
+        try:
+            verdict = await transaction.settle(outcome)
+        except DatabaseUnavailable as error:
+            return await self._after_unknown_commit(outcome, error)
+        if verdict is Verdict.LOST:
+            raise LeaseLost(f"step {self._claim.name!r} of run {self._claim.lease.run_id} is no longer this worker's")
+        self._worker.settled()
+        return None
+
+    async def _after_unknown_commit(self, outcome: Outcome, error: DatabaseUnavailable) -> Outcome | None:
+        """Find out whether the commit took place: it did if the lease is gone; else nothing of it did."""
+        while True:
+            try:
+                owned = await self._worker.backend.owned()
+            except DatabaseUnavailable:
+                await asyncio.sleep(0.2)
+                continue
+            if outcome.lease.token not in owned:
+                self._worker.settled()
+                return None
+            message = f"its transaction was not committed: {error.message}"
+            return Failed(outcome.lease, FailureClass.TRANSIENT, "DatabaseUnavailable", message)
+
+    async def abandon(self) -> None:
+        """Roll back what was opened: the attempt ended without an outcome."""
+        if self._transaction is not None:
+            await self._transaction.rollback()
+            self._transaction = None

@@ -1,0 +1,204 @@
+"""Effects: recorded once, returned for ever, never made twice in silence. A real API, worker and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+
+from durable_agent.settings import Settings
+from tests.support import outside
+from tests.support.postgres import Database
+from tests.support.server import Api, serving, working
+
+MODULES = ("tests.support.outside",)
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Api]:
+    """An API and a worker that offers the world outside."""
+    outside.forget()
+    async with serving(settings) as made, working(settings, MODULES):
+        yield made
+
+
+async def run(api: Api, tool: str, **given: Any) -> str:
+    more = given.pop("step", {})
+    step = {"name": "s", "tool": tool, "input": given, "retry": {"baseS": 0, "maxAttempts": 3}, **more}
+    return await api.start(step)
+
+
+async def end(api: Api, run_id: str) -> dict[str, Any]:
+    """Return the run when it has ended."""
+    await api.watch(run_id)
+    return dict((await api.http.get(f"/runs/{run_id}")).json())
+
+
+async def until(api: Api, run_id: str, kind: str) -> dict[str, Any]:
+    """Return the first event of a kind, waiting for it."""
+    async with api.socket(f"/ws/{run_id}") as ws:
+        async for text in ws:
+            event = orjson.loads(text)
+            if event["type"] == kind:
+                return dict(event)
+    raise AssertionError(f"the run ended without {kind}")
+
+
+async def wait_of(api: Api, run_id: str) -> dict[str, Any]:
+    """Return the run's open wait."""
+    await until(api, run_id, "step.waiting")
+    (wait,) = (await api.http.get("/waits", params={"run_id": run_id})).json()["items"]
+    return dict(wait)
+
+
+async def effects(api: Api, run_id: str) -> list[dict[str, Any]]:
+    """Return the run's recorded effects, by its export."""
+    lines = (await api.http.get(f"/runs/{run_id}/export")).text.splitlines()
+    return [record for line in lines if (record := orjson.loads(line))["record"] == "effect"]
+
+
+async def test_a_recorded_effect_is_returned_and_not_made_again(api: Api) -> None:
+    run_id = await run(api, "buy", fails=2)
+    ended = await end(api, run_id)
+    assert ended["status"] == "completed"
+    assert outside.called("read") == ["price"]
+    assert outside.called("charge") == [5]
+    (price,) = [e for e in await effects(api, run_id) if e["name"] == "read"]
+    assert price["result"] == ended["steps"][0]["output"]["before"]
+    assert (price["state"], price["class"]) == ("done", "safe")
+
+
+async def test_time_ids_and_chance_are_the_same_at_every_attempt(api: Api) -> None:
+    run_id = await run(api, "buy", waits=True)
+    wait = await wait_of(api, run_id)
+    before = {e["name"]: e["result"] for e in await effects(api, run_id)}
+    await api.http.post(f"/waits/{wait['id']}/respond", json={"value": "yes"})
+    output = (await end(api, run_id))["steps"][0]["output"]
+    assert (output["at"], output["uid"], output["luck"]) == (
+        before["ctx.now"],
+        before["ctx.uuid"],
+        before["ctx.random"],
+    )
+    assert output["answer"] == "yes"
+
+
+@pytest.mark.parametrize("how", ["breaks", "bug", "unknown"])
+async def test_a_manual_effect_whose_end_nobody_heard_waits_for_a_person(api: Api, how: str) -> None:
+    run_id = await run(api, "letter", how=how)
+    wait = await wait_of(api, run_id)
+    assert wait["kind"] == "unknown_effect"
+    found = (await api.http.get(f"/runs/{run_id}")).json()
+    assert found["status"] == "waiting_for_approval"
+    assert outside.called("mail") == ["her"]
+    answer = await api.http.post(f"/waits/{wait['id']}/settle", json={"outcome": "happened", "result": "it went"})
+    assert answer.status_code == 202, answer.text
+    ended = await end(api, run_id)
+    assert (ended["status"], ended["steps"][0]["output"]) == ("completed", "it went")
+    assert outside.called("mail") == ["her"]
+
+
+async def test_an_unknown_effect_is_sent_again_with_its_key_when_a_person_says_so(api: Api) -> None:
+    run_id = await run(api, "letter", how="breaks")
+    wait = await wait_of(api, run_id)
+    await api.http.post(f"/waits/{wait['id']}/settle", json={"outcome": "send_again"})
+    second = await _next_wait(api, run_id, wait["id"])
+    assert len(outside.called("mail")) == 2
+    assert len(set(outside.keys("mail"))) == 1
+    await api.http.post(f"/waits/{second['id']}/settle", json={"outcome": "fail", "reason": "give it up"})
+    ended = await end(api, run_id)
+    assert ended["status"] == "failed"
+    assert ended["steps"][0]["error"]["failure"] == "unknown_effect"
+    assert ended["steps"][0]["error"]["reason"] == "unknown_effect"
+
+
+async def _next_wait(api: Api, run_id: str, after: str) -> dict[str, Any]:
+    async with api.socket(f"/ws/{run_id}") as ws:
+        async for text in ws:
+            event = orjson.loads(text)
+            if event["type"] == "step.waiting" and event["data"]["wait"] != after:
+                return dict((await api.http.get(f"/waits/{event['data']['wait']}")).json())
+    raise AssertionError("no further wait")
+
+
+async def test_a_manual_effect_that_its_tool_says_did_not_happen_is_tried_again(api: Api) -> None:
+    ended = await end(api, await run(api, "letter", how="refused"))
+    assert ended["status"] == "failed"
+    assert ended["steps"][0]["error"]["reason"] == "attempts_exhausted"
+    assert len(outside.called("mail")) == 3
+    assert len(set(outside.keys("mail"))) == 1
+
+
+@pytest.mark.parametrize("how", ["breaks", "bug"])
+async def test_a_manual_tool_as_a_step_of_its_own_waits_for_a_person_too(api: Api, how: str) -> None:
+    run_id = await run(api, "mail", to="him", how=how)
+    wait = await wait_of(api, run_id)
+    assert wait["request"]["effect"] == 0
+    await api.http.post(f"/waits/{wait['id']}/settle", json={"outcome": "happened", "result": "by hand"})
+    ended = await end(api, run_id)
+    assert (ended["status"], ended["steps"][0]["output"]) == ("completed", "by hand")
+    assert outside.called("mail") == ["him"]
+
+
+async def test_a_manual_step_that_is_timed_out_waits_for_a_person(api: Api) -> None:
+    run_id = await run(api, "mail", to="him", how="hangs", step={"timeoutS": 0.1})
+    wait = await wait_of(api, run_id)
+    await api.http.post(f"/waits/{wait['id']}/settle", json={"outcome": "fail"})
+    assert (await end(api, run_id))["steps"][0]["error"]["failure"] == "unknown_effect"
+
+
+async def test_an_effect_with_a_look_up_is_adopted_when_it_happened(api: Api) -> None:
+    ended = await end(api, await run(api, "ordering"))
+    assert ended["steps"][0]["output"] == {"ordered": "tea", "found": True}
+    assert outside.called("order") == ["tea"]
+    assert outside.keys("look-up") == outside.keys("order")
+
+
+async def test_a_step_with_a_look_up_is_adopted_when_it_happened(api: Api) -> None:
+    ended = await end(api, await run(api, "order", item="tea", breaks=True))
+    assert ended["steps"][0]["output"] == {"ordered": "tea", "found": True}
+    assert outside.called("order") == ["tea"]
+
+
+async def test_a_request_that_differs_from_the_recorded_one_is_never_called(api: Api) -> None:
+    ended = await end(api, await run(api, "fickle"))
+    assert ended["steps"][0]["error"]["failure"] == "diverged"
+    assert ended["steps"][0]["error"]["reason"] == "diverged"
+    assert "'charge'" in ended["steps"][0]["error"]["message"]
+    assert outside.called("charge") == [1]
+
+
+async def test_what_is_under_way_is_recorded_before_the_step_waits(api: Api) -> None:
+    run_id = await run(api, "both")
+    wait = await wait_of(api, run_id)
+    await api.http.post(f"/waits/{wait['id']}/respond", json={"value": 3})
+    assert (await end(api, run_id))["steps"][0]["output"] == [{"charged": 1}, 3]
+    assert outside.called("charge") == [1]
+
+
+async def test_an_authors_rows_are_committed_with_the_step_or_not_at_all(api: Api, database: Database) -> None:
+    database.execute("create table notes (text text)")
+    ended = await end(api, await run(api, "write", text="once", fails=2))
+    assert ended["status"] == "completed"
+    assert database.execute("select text from notes") == [("once",)]
+
+
+async def test_a_transaction_that_the_handler_ends_itself_is_refused(api: Api, database: Database) -> None:
+    database.execute("create table notes (text text)")
+    ended = await end(api, await run(api, "write", text="early", ends=True))
+    assert ended["status"] == "failed"
+    assert "transaction" in ended["steps"][0]["error"]["message"]
+
+
+async def test_cancel_in_the_middle_of_a_manual_call_leaves_it_unknown(api: Api) -> None:
+    run_id = await run(api, "letter", how="hangs")
+    await until(api, run_id, "effect.intended")
+    async with asyncio.timeout(10):
+        while not outside.called("mail"):  # noqa: ASYNC110  # the world has no event to wait for
+            await asyncio.sleep(0)
+    await api.http.post(f"/runs/{run_id}/cancel", json={"reason": "enough"})
+    assert (await end(api, run_id))["status"] == "cancelled"
+    (effect,) = await effects(api, run_id)
+    assert effect["state"] == "unknown"

@@ -1,0 +1,35 @@
+"""An attempt's link where there is no engine: everything it tells is kept and accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from durable_agent.core.records import Claim, Outcome, Verdict
+from durable_agent.flow.registry import Registry, Tool
+from durable_agent.worker.attempt import invoke
+
+
+class Alone:
+    """Accepts all."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.told: list[Outcome] = []
+
+    async def tell(self, outcome: Outcome) -> Verdict:
+        self.told.append(outcome)
+        return Verdict.OK
+
+    def post(self, outcome: Outcome) -> None:
+        self.told.append(outcome)
+
+    def find(self, name: str) -> Tool | None:
+        return self.registry.get(name)
+
+    async def invoke(self, tool: Tool, arguments: Mapping[str, Any], context: Any) -> Any:
+        return await invoke(tool, arguments, context)
+
+    def transaction(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
+        raise NotImplementedError
