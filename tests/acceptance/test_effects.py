@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
-import orjson
 import pytest
 
 from durable_agent.settings import Settings
 from tests.support import outside
 from tests.support.postgres import Database
 from tests.support.server import Api, serving, working
-
-MODULES = ("tests.support.outside",)
+from tests.support.story import MODULES, effects, end, next_wait, run, until, wait_of
 
 
 @pytest.fixture
@@ -23,41 +20,6 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
     outside.forget()
     async with serving(settings) as made, working(settings, MODULES):
         yield made
-
-
-async def run(api: Api, tool: str, **given: Any) -> str:
-    more = given.pop("step", {})
-    step = {"name": "s", "tool": tool, "input": given, "retry": {"baseS": 0, "maxAttempts": 3}, **more}
-    return await api.start(step)
-
-
-async def end(api: Api, run_id: str) -> dict[str, Any]:
-    """Return the run when it has ended."""
-    await api.watch(run_id)
-    return dict((await api.http.get(f"/runs/{run_id}")).json())
-
-
-async def until(api: Api, run_id: str, kind: str) -> dict[str, Any]:
-    """Return the first event of a kind, waiting for it."""
-    async with api.socket(f"/ws/{run_id}") as ws:
-        async for text in ws:
-            event = orjson.loads(text)
-            if event["type"] == kind:
-                return dict(event)
-    raise AssertionError(f"the run ended without {kind}")
-
-
-async def wait_of(api: Api, run_id: str) -> dict[str, Any]:
-    """Return the run's open wait."""
-    await until(api, run_id, "step.waiting")
-    (wait,) = (await api.http.get("/waits", params={"run_id": run_id})).json()["items"]
-    return dict(wait)
-
-
-async def effects(api: Api, run_id: str) -> list[dict[str, Any]]:
-    """Return the run's recorded effects, by its export."""
-    lines = (await api.http.get(f"/runs/{run_id}/export")).text.splitlines()
-    return [record for line in lines if (record := orjson.loads(line))["record"] == "effect"]
 
 
 async def test_a_recorded_effect_is_returned_and_not_made_again(api: Api) -> None:
@@ -104,7 +66,7 @@ async def test_an_unknown_effect_is_sent_again_with_its_key_when_a_person_says_s
     run_id = await run(api, "letter", how="breaks")
     wait = await wait_of(api, run_id)
     await api.http.post(f"/waits/{wait['id']}/settle", json={"outcome": "send_again"})
-    second = await _next_wait(api, run_id, wait["id"])
+    second = await next_wait(api, run_id, wait["id"])
     assert len(outside.called("mail")) == 2
     assert len(set(outside.keys("mail"))) == 1
     await api.http.post(f"/waits/{second['id']}/settle", json={"outcome": "fail", "reason": "give it up"})
@@ -112,15 +74,6 @@ async def test_an_unknown_effect_is_sent_again_with_its_key_when_a_person_says_s
     assert ended["status"] == "failed"
     assert ended["steps"][0]["error"]["failure"] == "unknown_effect"
     assert ended["steps"][0]["error"]["reason"] == "unknown_effect"
-
-
-async def _next_wait(api: Api, run_id: str, after: str) -> dict[str, Any]:
-    async with api.socket(f"/ws/{run_id}") as ws:
-        async for text in ws:
-            event = orjson.loads(text)
-            if event["type"] == "step.waiting" and event["data"]["wait"] != after:
-                return dict((await api.http.get(f"/waits/{event['data']['wait']}")).json())
-    raise AssertionError("no further wait")
 
 
 async def test_a_manual_effect_that_its_tool_says_did_not_happen_is_tried_again(api: Api) -> None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import Any
 
-from durable_agent import Context, RetryableError, UnknownOutcome, step, tool
+from durable_agent import Context, FatalError, RetryableError, UnknownOutcome, step, tool
 
 CALLS: dict[str, list[tuple[str, Any]]] = defaultdict(list)
 GATES: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -48,7 +48,7 @@ async def refund(ctx: Context, arguments: dict[str, Any], result: dict[str, Any]
     """Undo a charge."""
     CALLS["refund"].append((ctx.idempotency_key, arguments["amount"]))
     if GATES["refund.fails"].is_set():
-        raise ValueError("the bank is closed")
+        raise FatalError("the bank is closed")
     return {"refunded": result["charged"]}
 
 
@@ -153,24 +153,20 @@ async def double(item: int) -> int:
 
 
 @step("parent")
-async def parent(ctx: Context, tool: str = "double", given: Any = 4) -> Any:
+async def parent(ctx: Context, does: str = "double", given: Any = 4) -> Any:
     """Start a run of one step and wait for it."""
-    return await ctx.run([{"name": "child", "tool": tool, "input": {"item": given}}], goal="a child")
+    return await ctx.run([{"name": "child", "tool": does, "input": {"item": given}}], goal="a child")
 
 
 @tool("boom", effect="safe")
 async def boom(item: Any = None) -> None:
     """Fail for good."""
-    from durable_agent import FatalError
-
     raise FatalError("boom")
 
 
 @step("wrong")
 async def wrong(ctx: Context) -> Any:
     """Charge, then fail for good."""
-    from durable_agent import FatalError
-
     await ctx.call("charge", amount=7)
     raise FatalError("it went wrong")
 

@@ -35,7 +35,9 @@ async def conclude(conn: Connection, settlement: Settlement, promotion: Promotio
         await close_open_steps(conn, journal, head, closed, why="run_failed")
         if head.status is RunStatus.COMPENSATING:
             await _mark_undone(conn, journal, head)
-            head.error = dumps({"step": step, "reason": "compensation_failed", "failure": reason})
+            head.error = dumps(
+                {"step": step, "reason": "compensation_failed", "failure": reason, **await _first(conn, head)}
+            )
             journal.move(head, RunEvent.FAILED, step=step, reason="compensation_failed")
             continue
         head.error = dumps({"step": step, "reason": reason})
@@ -89,8 +91,18 @@ async def _compensated(conn: Connection, journal: Journal, head: Head) -> None:
     await _mark_undone(conn, journal, head)
     row = await (await conn.execute(JOURNAL.ending, {"tenant": head.tenant, "run": head.id})).fetchone()
     ending, error = row if row else ("failed", None)
-    facts = {"step": error.get("step"), "reason": error.get("reason")} if error else {}
+    first = (error or {}).get("first") or error or {}
+    facts = {"step": first.get("step"), "reason": first.get("reason")} if first else {}
+    if first:
+        head.error = dumps({**facts, "compensated": True})
     journal.move(head, ENDINGS[ending], **facts, compensated=True)
+
+
+async def _first(conn: Connection, head: Head) -> dict[str, Any]:
+    """What made the run fail in the first place, before its compensation did."""
+    row = await (await conn.execute(JOURNAL.ending, {"tenant": head.tenant, "run": head.id})).fetchone()
+    error = (row[1] if row else None) or {}
+    return {"first": error.get("first") or error} if error else {}
 
 
 async def _mark_undone(conn: Connection, journal: Journal, head: Head) -> None:

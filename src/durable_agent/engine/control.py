@@ -132,11 +132,15 @@ async def _redrive_run(
         journal, head, conn = held.journal, held.head, held.conn
         if head.status is not RunStatus.FAILED:
             return []  # somebody was faster
-        journal.move(head, RunEvent.REDRIVEN, by=actor, steps=len(nos))
-        head.error = b"null"
+        undoing = await _undoing(held)
+        if undoing:
+            journal.move(head, RunEvent.COMPENSATING, by=actor, redriven=len(nos))
+        else:
+            journal.move(head, RunEvent.REDRIVEN, by=actor, steps=len(nos))
+            head.error = b"null"
         await conn.execute(REDRIVE.forget, {**held.where, "nos": nos})
         dead = await (await conn.execute(REDRIVE.revive, {**held.where, "nos": nos, "extra": extra})).fetchall()
-        rows = await (await conn.execute(REDRIVE.recount, held.where)).fetchall()
+        rows = await (await conn.execute(REDRIVE.recount, {**held.where, "undoing": undoing})).fetchall()
         for no, ready in rows:
             journal.append(head, StepEvent.REDRIVEN, no)
             if ready:
@@ -145,6 +149,20 @@ async def _redrive_run(
         row = await (await conn.execute(REDRIVE.steps_left, held.where)).fetchone()
         head.steps_left = row[0] if row else 0
     return [(RunId(run_id), name) for _no, name in dead]
+
+
+async def _undoing(held: Held) -> bool:
+    """Tell whether the failed run failed to undo what it did. Raises Conflict when it has undone it all."""
+    row = await (await held.conn.execute(JOURNAL.ending, held.where)).fetchone()
+    ending, error = row if row else (None, None)
+    if ending is None:
+        return False
+    if (error or {}).get("reason") != "compensation_failed":
+        raise Conflict(
+            f"run {held.head.id} has undone what it did and cannot go on; start it again, or replay it from a step",
+            run_id=str(held.head.id),
+        )
+    return True
 
 
 def _why(reason: str | None) -> dict[str, str] | None:

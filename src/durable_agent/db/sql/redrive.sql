@@ -22,11 +22,12 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = any(%(nos)s::int[]
 returning s.no, s.name;
 
 -- name: recount
--- What the run's failure had cancelled waits again: ready when nothing is left to wait for, else pending. What a step
+-- What the run's failure had cancelled (of a run that undoes what it did: only what undoes) waits again: ready when nothing is left to wait for, else pending. What a step
 -- waits for was counted down to the very end, so the counts stand. Index: steps_pk. Locks: step rows, under the run's lock.
 update steps s
 set finished_at = null, status = case when s.deps_left = 0 then 'queued' else 'pending' end
 where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status in ('pending', 'cancelled')
+  and (s.compensates is not null or not %(undoing)s)
 returning s.no, s.status = 'queued';
 
 -- name: enqueue
