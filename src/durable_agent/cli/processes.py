@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from durable_agent import __version__, migrate
-from durable_agent.core.port import Offer
+from durable_agent.core.port import Backend, Offer
 from durable_agent.core.records import SessionId
 from durable_agent.db.doorbell import CONTROL, READY, Bell, Listener
 from durable_agent.db.pool import Database
@@ -97,8 +97,14 @@ def require_schema(direct_url: str) -> None:
         )
 
 
-async def worker(settings: Settings, modules: Sequence[str], *, stop: asyncio.Event | None = None) -> None:
-    """Run a worker with the modules' tools until told to stop, then drain: nothing it held is lost or charged."""
+async def worker(
+    settings: Settings, modules: Sequence[str], *, stop: asyncio.Event | None = None,
+    wrap: Callable[[Backend], Backend] = lambda backend: backend,
+) -> None:  # fmt: skip
+    """Run a worker with the modules' tools until told to stop, then drain: nothing it held is lost or charged.
+
+    `wrap` puts something between it and the engine, to test with.
+    """
     if settings.database_url is None or settings.direct_url is None:
         raise InvalidRequest("no database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
     require_schema(settings.direct_url)
@@ -117,10 +123,13 @@ async def worker(settings: Settings, modules: Sequence[str], *, stop: asyncio.Ev
         size=settings.pool_size,
         statement_timeout_s=settings.statement_timeout_s,
     ) as db:
-        await _work(settings, db, registry, offer, stop or asyncio.Event())
+        await _work(settings, db, registry, offer, stop or asyncio.Event(), wrap)
 
 
-async def _work(settings: Settings, db: Database, registry: Registry, offer: Offer, stop: asyncio.Event) -> None:
+async def _work(
+    settings: Settings, db: Database, registry: Registry, offer: Offer, stop: asyncio.Event,
+    wrap: Callable[[Backend], Backend],
+) -> None:  # fmt: skip
     counters = Counters()
     bell = Bell(db, enabled=settings.listening)
     listener = Listener(db, [READY, CONTROL], enabled=settings.listening)
@@ -129,7 +138,7 @@ async def _work(settings: Settings, db: Database, registry: Registry, offer: Off
         settings.retention_days, counters, relaxed=lambda: listener.up,
     )  # fmt: skip
     worker = Worker(
-        PostgresBackend(db, offer, bell, listener, counters, upkeep.stir), registry, settings.max_concurrent_tasks,
+        wrap(PostgresBackend(db, offer, bell, listener, counters, upkeep.stir)), registry, settings.max_concurrent_tasks,
         poll_s=lambda: settings.poll_s if listener.up else min(settings.poll_s, 0.5), grace_s=settings.drain_grace_s,
         payload_limit_bytes=settings.payload_limit_bytes, lease_s=settings.lease_ttl_s, counters=counters,
     )  # fmt: skip

@@ -313,12 +313,16 @@ class Suspended:
 
 @dataclass(frozen=True, slots=True)
 class InDoubt:
-    """A call was begun and nobody knows whether it happened: the step waits for a person. `no` 0 is the step's own."""
+    """A call was begun and nobody knows whether it happened: the step waits for a person. `no` 0 is the step's own.
+
+    `key` is the idempotency key it showed, by which its receiver may know it.
+    """
 
     lease: Lease
     no: int
     name: str
     message: str
+    key: str | None = None
 
 
 Outcome = Succeeded | Failed | Released | Emitted | Intended | Recorded | Noted | Suspended | InDoubt

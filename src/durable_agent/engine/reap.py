@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import psycopg
@@ -20,7 +20,7 @@ from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
 from durable_agent.engine.answer import cancel_orphans, settle_children, settle_due
-from durable_agent.engine.claim import Step
+from durable_agent.engine.claim import Step, idempotency_key
 from durable_agent.engine.conclude import cancel_failed, ended_children
 from durable_agent.engine.exchange import SESSIONS, wind_up
 from durable_agent.engine.journal import Journal, read_now
@@ -182,6 +182,8 @@ class Upkeep:
             rows = {(row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
             settlement = Settlement(journal, None)
             lost = [x for x in found if x.lease.token in still and (x.lease.run_id, x.lease.step_no) in rows]
+            if any(rows[x.lease.run_id, x.lease.step_no].effect for x in lost):
+                lost = await _with_keys(conn, lost)
             settlement.settle(lost, [rows[x.lease.run_id, x.lease.step_no] for x in lost])
             await wind_up(conn, settlement, Promotion(journal))
             await settle_waiting(conn, journal)
@@ -243,3 +245,9 @@ class Upkeep:
         for tenant, run_id in await (await conn.execute(SESSIONS.stranded)).fetchall():
             self.counters.stranded += 1
             log.error("run_stranded", tenant=tenant, run=str(run_id), hint="a defect: run durable-agent doctor")
+
+
+async def _with_keys(conn: Connection, lost: Sequence[Lost]) -> list[Lost]:
+    """Return the losses with the keys their calls showed: whoever looks into what happened asks by them."""
+    secrets = {tenant: bytes(secret) for tenant, secret in await (await conn.execute(SESSIONS.secrets)).fetchall()}
+    return [replace(x, key=idempotency_key(secrets[x.lease.tenant], x.lease)) for x in lost]

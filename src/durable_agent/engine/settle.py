@@ -53,11 +53,12 @@ EXPIRED, SESSION_LOST, DEADLINE = "expired", "session_lost", "deadline"
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The reaper's word about a lease: `why` is one of expired, session_lost, deadline."""
+    """The reaper's word about a lease: `why` is one of expired, session_lost, deadline; `key` is its step's."""
 
     lease: Lease
     why: str
     worker: str | None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ class Settlement:
     def _doubt(self, head: Head, step: Step, outcome: InDoubt) -> None:
         """A call may or may not have happened: the step waits for somebody who knows."""
         self.record.doubt(self.journal, head, step, outcome)
-        request = {"effect": outcome.no, "tool": outcome.name, "message": outcome.message}
+        request = {"effect": outcome.no, "tool": outcome.name, "message": outcome.message, "key": outcome.key}
         own = "" if outcome.no == 0 else str(outcome.no)
         asked = Suspended(outcome.lease, WaitKind.UNKNOWN_EFFECT, outcome.name, request, own)
         self._suspend(head, step, asked, effect=outcome.no)
@@ -253,7 +254,7 @@ class Settlement:
         )  # fmt: skip
         if step.effect == EffectClass.MANUAL:
             # Never twice in silence, not even to find a poison pill: the person who answers decides.
-            request = {"effect": 0, "tool": step.tool, "message": message}
+            request = {"effect": 0, "tool": step.tool, "message": message, "key": outcome.key}
             asked = Suspended(outcome.lease, WaitKind.UNKNOWN_EFFECT, step.tool, request, "")
             self._suspend(head, step._replace(crashes=crashes), asked, effect=0)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from durable_agent.core.events import dumps
 from durable_agent.core.graph import plan
-from durable_agent.core.records import RunId, Tenant, WaitKind
+from durable_agent.core.records import RunId, StepSpec, Tenant, WaitKind
 from durable_agent.core.states import WAITING_RUN, RunEvent, RunStatus, StepEvent
 from durable_agent.core.waits import Decision, answer_of, run_waits
 from durable_agent.db.arrays import literals
@@ -47,7 +48,7 @@ async def open_waits(conn: Connection, settlement: Settlement) -> bool:
 async def _spawn(conn: Connection, journal: Journal, opening: Opening) -> list[int]:
     """Add the steps to the run; they were checked by the worker and are checked here again. Raises GraphInvalid."""
     head, first = opening.head, opening.head.steps_total
-    specs = opening.asked.steps
+    specs = await _queued(conn, opening, opening.asked.steps)
     graph = plan(specs, max_steps=len(specs))
     additions = [
         Addition(
@@ -72,6 +73,7 @@ async def _start(conn: Connection, journal: Journal, opening: Opening) -> UUID:
     row = await (await conn.execute(JOURNAL.lane, {"tenant": head.tenant, "run": head.id})).fetchone()
     graph = plan(spec.steps, max_steps=len(spec.steps))
     by = row[1] if row else None
+    spec = replace(spec, steps=await _queued(conn, opening, spec.steps))
     planned = Planned(head.tenant, Submission(spec, by=by, parent=(head.id, opening.step.no)), graph, RunId(uuid7()))
     routes = Routes()
     await routes.ensure(conn, planned.routes())
@@ -79,6 +81,13 @@ async def _start(conn: Connection, journal: Journal, opening: Opening) -> UUID:
     writer.add(planned)
     await writer.write(conn)
     return planned.run_id
+
+
+async def _queued(conn: Connection, opening: Opening, specs: Sequence[StepSpec]) -> tuple[StepSpec, ...]:
+    """Return the steps with the queue of the step that made them where they name none."""
+    where = {"tenant": opening.head.tenant, "run": opening.head.id, "no": opening.step.no}
+    row = await (await conn.execute(JOURNAL.queue_of, where)).fetchone()
+    return tuple(spec if spec.queue else replace(spec, queue=row[0] if row else "default") for spec in specs)
 
 
 async def _early(conn: Connection, journal: Journal, opening: Opening) -> bool:

@@ -114,13 +114,13 @@ class Calls:
         if found.state is EffectState.REFUSED:
             raise EffectRefused((found.error or {}).get("message", "it was decided that this effect failed"))
         if found.state is EffectState.UNKNOWN:
-            await self.suspend(InDoubt(self.claim.lease, found.no, found.name, "it is still not known"), own)
+            await self.suspend(InDoubt(self.claim.lease, found.no, found.name, "it is still not known", found.key), own)
         match recovery(found.effect, found.state):
             case Recovery.SEND:
                 return None
             case Recovery.ASK:
                 message = f"an attempt ended while it called {found.name!r}, and nobody heard the answer"
-                await self.suspend(InDoubt(self.claim.lease, found.no, found.name, message), own)
+                await self.suspend(InDoubt(self.claim.lease, found.no, found.name, message, found.key), own)
             case Recovery.VERIFY:
                 result = await look_up(self.link, begun.tool, begun.bound, self.context(begun.key))
                 if result is not None:
@@ -153,7 +153,7 @@ class Calls:
         if begun.effect is EffectClass.MANUAL:
             message = f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]
             self._open.pop(begun.no, None)
-            await self.suspend(InDoubt(self.claim.lease, begun.no, begun.tool.name, message), own)
+            await self.suspend(InDoubt(self.claim.lease, begun.no, begun.tool.name, message, begun.key), own)
 
     def _done(self, begun: Begun, result: Any) -> Any:
         name = begun.tool.name
@@ -206,7 +206,7 @@ class Calls:
         for no, begun in self._open.items():
             if begun.effect is EffectClass.MANUAL:
                 message = "the attempt was ended in the middle of the call"
-                return InDoubt(self.claim.lease, no, begun.tool.name, message)
+                return InDoubt(self.claim.lease, no, begun.tool.name, message, begun.key)
         return self._left
 
 

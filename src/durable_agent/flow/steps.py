@@ -14,7 +14,10 @@ from durable_agent.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. `tool` is taken from the name when not given; `depends_on` are names, or (name, condition)."""
+    """One step. `tool` is taken from the name when not given; `depends_on` are names, or (name, condition).
+
+    Without a `queue` it goes where the step goes that adds it, else to `default`.
+    """
 
     name: str
     tool: str | None = None
@@ -25,7 +28,7 @@ class Step:
     retry: RetryPolicy | None = None
     timeout_s: float | None = None
     deadline_s: float = 3600.0
-    queue: str = "default"
+    queue: str = ""
     priority: int = 0
     max_crashes: int = 3
     compensate: str | None = None

@@ -93,7 +93,8 @@ async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int)
     except asyncio.CancelledError:
         # A manual call that is cancelled from outside may have happened; only its end would have told.
         if tool.effect == "manual":
-            context.calls.leave(InDoubt(claim.lease, 0, tool.name, "the attempt was ended in the middle of the call"))
+            message = "the attempt was ended in the middle of the call"
+            context.calls.leave(InDoubt(claim.lease, 0, tool.name, message, claim.idempotency_key))
         raise
     except BaseException as error:
         return _signalled(claim, tool, error)
@@ -134,7 +135,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def _unheard(claim: Claim, tool: Tool, error: BaseException, failure: FailureClass) -> Outcome:
     """Return the outcome of a call that ended without the author's word whether it happened: its class decides."""
     if tool.effect == "manual" and claim.replay is None:
-        return InDoubt(claim.lease, 0, tool.name, _plain(f"{type(error).__name__}: {error}"))
+        return InDoubt(claim.lease, 0, tool.name, _plain(f"{type(error).__name__}: {error}"), claim.idempotency_key)
     name = "Timeout" if isinstance(error, TimeLimit) else type(error).__name__
     return Failed(claim.lease, failure, name, _plain(str(error) or "a call timed out"), None, tool.effect == "verify")
 

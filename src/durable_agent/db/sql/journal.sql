@@ -160,3 +160,8 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_
 cross join lateral (
   select s.parents from steps s where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no limit 1
 ) s;
+
+-- name: queue_of
+-- The queue of a step. Index: steps_pk, routes_pk.
+select t.queue from steps s join routes t on t.tenant = s.tenant and t.route = s.route
+where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = %(no)s;
