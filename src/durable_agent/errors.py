@@ -29,7 +29,8 @@
     Signal (BaseException)     not errors: an author's `except Exception` cannot swallow them
     ├── LeaseLost              the attempt no longer owns its step and must stop
     ├── Suspend                the attempt ends here and its step waits
-    └── Divergence             what is asked for is not what was recorded
+    ├── Divergence             what is asked for is not what was recorded
+    └── Unrecorded             what is asked for leaves no record: a replay takes the step's result as it is
 
 Messages say what happened, to which id, and what to do next.
 """
@@ -252,3 +253,7 @@ class Suspend(Signal):
 
 class Divergence(Signal):
     """The handler asked for something else than what was recorded; nothing was called."""
+
+
+class Unrecorded(Signal):
+    """In a replay: the handler does what leaves no record (a transaction), so the step's recorded result stands."""

@@ -167,7 +167,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         models["Problem"] = problems.PROBLEM_SCHEMA
         for model in (
             schemas.RunRequest, schemas.BatchRequest, schemas.ControlRequest, schemas.RedriveRequest, schemas.KeyRequest,
-            schemas.RespondRequest, schemas.SettleRequest,
+            schemas.RespondRequest, schemas.SettleRequest, schemas.ReplayRequest,
         ):  # fmt: skip
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             models.update(schema.pop("$defs", {}))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import Response, StreamingResponse
 
 from durable_agent.api.problems import from_validation
-from durable_agent.api.schemas import BatchRequest, ControlRequest, RunRequest
+from durable_agent.api.schemas import BatchRequest, ControlRequest, ReplayRequest, RunRequest, check_value
 from durable_agent.api.state import reply, state_of
 from durable_agent.api.stream import sse
 from durable_agent.api.views import cursor_of, read_cursor, run_view
@@ -25,6 +25,7 @@ from durable_agent.db.keys import Principal
 from durable_agent.engine import control
 from durable_agent.engine.explain import explain
 from durable_agent.engine.export import export_lines
+from durable_agent.engine.fork import Edit, diff, fork
 from durable_agent.engine.submit import Submission, Submitted
 from durable_agent.errors import CallerError, InvalidRequest, NotFound
 
@@ -188,6 +189,34 @@ async def export_run(request: Request, run_id: UUID, who: Reader) -> Response:
 async def explain_run(request: Request, run_id: UUID, who: Reader) -> Response:
     """Say for each unfinished step why it is not moving: one reason of a closed list, with its facts."""
     return reply((await explain(state_of(request).db, who.tenant, run_id)).to_json())
+
+
+@router.post("/runs/{run_id}/replay", status_code=201, openapi_extra=takes(ReplayRequest))
+async def replay_run(request: Request, run_id: UUID, who: Writer) -> Response:
+    """Start a run that shares what this one did before a step and makes the rest again, from its record or live."""
+    state = state_of(request)
+    try:
+        asked: ReplayRequest = parsed(ReplayRequest, await body_of(request))
+    except ValidationError as error:
+        return from_validation(list(error.errors(include_url=False)))
+    edits = {}
+    for name, edit in asked.edits.items():
+        given = edit.model_fields_set
+        if not given:
+            raise InvalidRequest(f"the edit of step {name!r} changes nothing; give input or output", field="edits")
+        check_value(edit.input, f"edits.{name}.input", state.settings)
+        check_value(edit.output, f"edits.{name}.output", state.settings)
+        edits[name] = Edit("input" in given, edit.input, "output" in given, edit.output)
+    made = await fork(state.db, who.tenant, run_id, start=asked.from_step, mode=asked.mode, edits=edits, by=who.actor)
+    state.bell.ring(EVENTS, READY)
+    started = Submitted(made, RunStatus.PENDING.value, True, ())
+    return reply(_started(request, started), 201, {"Location": f"/runs/{made}"})
+
+
+@router.get("/runs/{run_id}/diff/{other}")
+async def diff_runs(request: Request, run_id: UUID, other: UUID, who: Reader) -> Response:
+    """Compare two runs step by step: the first difference, outputs and times side by side."""
+    return reply(await diff(state_of(request).db, who.tenant, run_id, other))
 
 
 async def _control(request: Request, verb: Any, run_id: UUID, who: Principal) -> Response:

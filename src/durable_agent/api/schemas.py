@@ -174,6 +174,21 @@ class ControlRequest(Model):
     reason: Text | None = Field(None, max_length=2000)
 
 
+class EditRequest(Model):
+    """A change to one step of a replay."""
+
+    input: Any = None
+    output: Any = None
+
+
+class ReplayRequest(Model):
+    """From which step a run is made again, how, and what is changed."""
+
+    from_step: int | Name = 0
+    mode: Literal["recorded", "live"] = "live"
+    edits: dict[Name, EditRequest] = Field(default_factory=dict, max_length=1000)
+
+
 class RespondRequest(Model):
     """What a person answers."""
 

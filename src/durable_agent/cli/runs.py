@@ -224,6 +224,67 @@ def explain(run: RunId, url: Url = None, as_json: Json = False) -> None:
         print(f"  {shown(step['step'] or '-')}: {shown(step['text'])}  [{step['reason']}]")
 
 
+@app.command()
+def replay(
+    run: RunId,
+    start: Annotated[
+        str, typer.Option("--from", help="A step's name or number; what follows from it is made again.")
+    ] = "0",
+    live: Annotated[
+        bool, typer.Option("--live", help="Call models and tools again; default: only the record.")
+    ] = False,
+    edits: Annotated[
+        str | None, typer.Option(help='Changes, JSON or @FILE: {"STEP": {"input": …, "output": …}}.')
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Make a run again from its record, and show each step as recorded and now, and the first that differs.
+
+    Exit 1 when something differs.
+    """
+    body: dict[str, Any] = {
+        "fromStep": int(start) if start.isdigit() else start,
+        "mode": "live" if live else "recorded",
+    }
+    if edits is not None:
+        body["edits"] = _document(edits[1:], "--edits") if edits.startswith("@") else _json(edits, "--edits")
+    made = call(_url(url), "POST", f"/runs/{run}/replay", json=body)
+    asyncio.run(_ended(_url(url), made["id"]))
+    _show_diff(call(_url(url), "GET", f"/runs/{run}/diff/{made['id']}"), as_json)
+
+
+async def _ended(url: str, run_id: str) -> None:
+    async for _ in events(url, run_id, after=0):
+        pass
+
+
+@app.command("diff")
+def diff_runs(
+    run: RunId, other: Annotated[UUID, typer.Argument(metavar="OTHER")], url: Url = None, as_json: Json = False
+) -> None:
+    """Compare two runs step by step. Exit 1 when they differ."""
+    _show_diff(call(_url(url), "GET", f"/runs/{run}/diff/{other}"), as_json)
+
+
+def _show_diff(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        made = table("step", found["a"]["run_id"][:8], "", found["b"]["run_id"][:8], "seconds", "difference")
+        for step in found["steps"]:
+            a, b = step["a"] or {}, step["b"] or {}
+            made.add_row(
+                shown(step["step"]), a.get("status", "-"), "=" if step["same"] else "≠", b.get("status", "-"),
+                f"{a.get('seconds') or 0:.3f} / {b.get('seconds') or 0:.3f}", shown(step["difference"] or "")[:200],
+            )  # fmt: skip
+        console().print(made)
+        first = found["first"]
+        print(f"first difference: {shown(first['step'])}: {shown(first['difference'])}" if first else "no step differs")
+    if not found["same"]:
+        raise typer.Exit(1)
+
+
 @app.command("signal")
 def send_signal(
     run: RunId,

@@ -104,10 +104,11 @@ def resolve(
         return StillPending(deps_left, taken)
     if taken == 0:
         return Skipped("no_edge_taken")
-    return _own_condition(child.when, taken, outputs, run_input)
+    return own_condition(child.when, taken, outputs, run_input)
 
 
-def _own_condition(when: str | None, taken: int, outputs: Mapping[str, Any], run_input: Any) -> Verdict:
+def own_condition(when: str | None, taken: int, outputs: Mapping[str, Any], run_input: Any) -> Verdict:
+    """Return what a step's own condition makes of it when every edge into it is resolved, or it has none."""
     if when is None:
         return Ready(taken)
     try:
@@ -139,7 +140,7 @@ def decide_roots(steps: Sequence[StepSpec], graph: Graph, run_input: Any) -> Roo
     roots = Roots()
     wave: list[int] = []
     for no in graph.roots:
-        verdict = _own_condition(steps[no].when, 0, {}, run_input)
+        verdict = own_condition(steps[no].when, 0, {}, run_input)
         match verdict:
             case Ready():
                 roots.ready.add(no)

@@ -209,6 +209,7 @@ class Replay:
 
     output: bytes | None
     status: str
+    error: JSON = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
+
+from durable_agent.core.events import dumps
 
 
 def made_again(parents: Sequence[Sequence[int]], start: int, unfinished: Sequence[int]) -> set[int]:
@@ -53,3 +56,42 @@ def _differ(path: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
 def _shown(value: Any) -> str:
     text = orjson.dumps(value).decode()
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One run's part of a comparison: how a step ended, in how many seconds, at which attempt."""
+
+    status: str
+    output: Any
+    seconds: float | None
+    attempts: int
+
+
+def compare(ours: Mapping[str, Side], theirs: Mapping[str, Side]) -> dict[str, Any]:
+    """Return two runs' steps side by side, in the first one's order, and the first that differs in status or output."""
+    rows: list[dict[str, Any]] = []
+    first: dict[str, Any] | None = None
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        one, other = ours.get(name), theirs.get(name)
+        difference = _difference(one, other)
+        if difference is not None and first is None:
+            first = {"step": name, "difference": difference}
+        rows.append(
+            {"step": name, "same": difference is None, "difference": difference, "a": _told(one), "b": _told(other)}
+        )
+    return {"same": first is None, "first": first, "steps": rows}
+
+
+def _difference(one: Side | None, other: Side | None) -> str | None:
+    if one is None or other is None:
+        return "only in the second run" if one is None else "only in the first run"
+    if one.status != other.status:
+        return f"{one.status} in the first run, {other.status} in the second"
+    if dumps(one.output) != dumps(other.output):
+        return f"the outputs differ {first_difference(dumps(one.output), dumps(other.output))}"
+    return None
+
+
+def _told(side: Side | None) -> dict[str, Any] | None:
+    return None if side is None else asdict(side)

@@ -232,7 +232,7 @@ def _with_record(
     claim: Claim, row: Picked, record: Sequence[Any] | None, outputs: Mapping[tuple[UUID, int], tuple[str, Any]]
 ) -> Claim:
     effects, answers, replay = record or (None, None, None)
-    status, output = replay or ("", None)
+    status, output, error = replay or ("", None, None)
     parents = claim.parents
     if row.origin is not None:
         known = {name: value for (run, _no), (name, value) in outputs.items() if run == row.run_id}
@@ -249,7 +249,7 @@ def _with_record(
             for no, kind, name, request, wait, answer in answers or ()
         ),
         in_doubt=row.effect is not None,
-        replay=None if replay is None else Replay(output.encode() if output is not None else None, status),
+        replay=None if replay is None else Replay(output.encode() if output is not None else None, status, error),
     )
 
 

@@ -72,7 +72,7 @@ def _add(journal: Journal, head: Head, rows: Row, no: int, one: Addition, route:
         head.tenant, head.id, no, "queued" if ready else "pending", len(one.parents), spec.retry.max_attempts,
         spec.max_crashes, route, ord_, spec.timeout_s, spec.deadline_s, spec.name, spec.kind.value, spec.tool, spec.when,
         ints(one.parents), ints(one.children), _conditions(one), policy_text(spec), json_text(spec.input), None, spec.compensate,
-        one.spawned_by, one.spawn_index, one.compensates, None, False, False, None,
+        one.spawned_by, one.spawn_index, one.compensates, None, False, False, None, 0,
     )  # fmt: skip
     if ready:
         journal.append(head, StepEvent.READY, no)

@@ -19,6 +19,7 @@ STEP_COLUMNS: Final = (
     "tenants", "runs", "nos", "statuses", "deps_left", "max_attempts", "max_crashes", "routes", "ords", "timeouts",
     "deadlines", "names", "kinds", "tools", "conditions", "parents", "children", "edge_conditions", "retries", "inputs",
     "errors", "compensate", "spawned_by", "spawn_indexes", "compensates", "origins", "shared", "edited", "outputs",
+    "taken",
 )  # fmt: skip
 
 

@@ -259,7 +259,7 @@ class Writer:
             step.retry.max_attempts, step.max_crashes, route, ord_, step.timeout_s, step.deadline_s, step.name,
             step.kind.value, step.tool, step.when, ints(parents), ints(children), json_text(edges or None),
             policy_text(step), json_text(step.input), error if status == "dead_letter" else None, step.compensate,
-            None, None, None, None, False, False, None,
+            None, None, None, None, False, False, None, 0,
         )  # fmt: skip
 
     def _end(self, head: Head, roots: Any, spec: RunSpec) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import orjson
 
+from durable_agent import errors
 from durable_agent.core.effects import Diverged, Fresh, Ledger, Recovery, effect_key, recovery, request_digest
 from durable_agent.core.events import dumps
 from durable_agent.core.records import (
@@ -110,6 +111,8 @@ class Calls:
     async def _recover(self, found: Effect, begun: Begun, own: asyncio.Future[None]) -> tuple[Any] | None:
         """Deal with an effect that was begun before; return its result if it has one now."""
         if self.claim.replay is not None:
+            if found.state is EffectState.FAILED and found.error:
+                raise failure_again(found.error)
             raise Divergence(f"effect {found.no} ({found.name!r}) was recorded without a result")
         if found.state is EffectState.REFUSED:
             raise EffectRefused((found.error or {}).get("message", "it was decided that this effect failed"))
@@ -208,6 +211,12 @@ class Calls:
                 message = "the attempt was ended in the middle of the call"
                 return InDoubt(self.claim.lease, no, begun.tool.name, message, begun.key)
         return self._left
+
+
+def failure_again(error: Mapping[str, Any]) -> StepError:
+    """Return a recorded failure as the exception it was, or as the nearest of ours."""
+    kind = getattr(errors, str(error.get("type")), StepError)
+    return (kind if isinstance(kind, type) and issubclass(kind, StepError) else StepError)(str(error.get("message")))
 
 
 async def look_up(link: Link, tool: Tool, bound: Mapping[str, Any], context: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from durable_agent.core.effects import own_word
 from durable_agent.core.events import dumps
-from durable_agent.core.records import Claim, Failed, FailureClass, InDoubt, Outcome, StepKind, Succeeded
+from durable_agent.core.records import Claim, Failed, FailureClass, InDoubt, Outcome, Replay, StepKind, Succeeded
 from durable_agent.core.replay import first_difference
 from durable_agent.core.waits import Decision
 from durable_agent.errors import (
@@ -21,6 +21,7 @@ from durable_agent.errors import (
     StepError,
     Suspend,
     UnknownOutcome,
+    Unrecorded,
 )
 from durable_agent.flow.context import Context
 from durable_agent.flow.effects import look_up
@@ -59,9 +60,7 @@ async def run_attempt(claim: Claim, registry: Registry, link: Link, *, payload_l
 def _decided_before(claim: Claim, tool: Tool) -> Outcome | None:
     """Return what is known without running anything: a replayed call's record, a person's word about a lost call."""
     if claim.replay is not None and not tool.orchestrates:
-        if claim.replay.output is None:
-            return _failed(claim, Divergence(f"the step was {claim.replay.status} and has no recorded output"))
-        return Succeeded(claim.lease, claim.replay.output)
+        return as_recorded(claim, claim.replay)
     word = own_word(claim.answers)
     match word.answer["decision"] if word is not None else None:
         case Decision.HAPPENED:
@@ -73,6 +72,17 @@ def _decided_before(claim: Claim, tool: Tool) -> Outcome | None:
             return None
 
 
+def as_recorded(claim: Claim, record: Replay) -> Outcome:
+    """Return the recorded outcome of a step as that of this attempt; one without an outcome is a divergence."""
+    if record.output is not None:
+        return Succeeded(claim.lease, record.output)
+    if record.status == "dead_letter" and record.error:
+        told = record.error
+        failure = FailureClass(told.get("failure", "bug"))
+        return Failed(claim.lease, failure, told.get("error_type", "Error"), told.get("message", "it failed"))
+    return _failed(claim, Divergence(f"the step was {record.status} and has no recorded result"))
+
+
 async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int) -> Outcome:
     limit_s = min(claim.timeout_s or claim.deadline_s, claim.deadline_s)
     cut = asyncio.timeout(limit_s)
@@ -81,7 +91,7 @@ async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int)
             result = await _call(claim, tool, context)
         output = encode(result, limit_bytes)
         diverged = _differs(claim, output, context)
-        return _failed(claim, diverged) if diverged else Succeeded(claim.lease, output, tool.compensate)
+        return _failed(claim, diverged) if diverged else Succeeded(claim.lease, output, _undone_by(claim, tool))
     except TimeoutError as error:
         if not cut.expired():
             return _unheard(claim, tool, error, FailureClass.TIMEOUT)
@@ -100,6 +110,10 @@ async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int)
         return _signalled(claim, tool, error)
 
 
+def _undone_by(claim: Claim, tool: Tool) -> str | None:
+    return None if claim.replay is not None else tool.compensate
+
+
 def _signalled(claim: Claim, tool: Tool, error: BaseException) -> Outcome:
     """Return what an exception stands for that is not the author's own word. Raises LeaseLost, CancelledError."""
     for one in _leaves(error):
@@ -111,6 +125,8 @@ def _signalled(claim: Claim, tool: Tool, error: BaseException) -> Outcome:
                 raise one
             case Divergence():
                 return _failed(claim, one)
+            case Unrecorded() if claim.replay is not None:
+                return as_recorded(claim, claim.replay)
             case _:
                 continue
     if isinstance(error, BaseExceptionGroup):

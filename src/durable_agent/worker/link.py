@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from durable_agent.core.port import AuthorTransaction
 from durable_agent.core.records import Claim, Failed, FailureClass, Outcome, Succeeded, Verdict
-from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost
+from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost, Unrecorded
 from durable_agent.flow.kinds import KINDS
 from durable_agent.flow.registry import Tool
 from durable_agent.worker.attempt import invoke
@@ -60,7 +60,7 @@ class AttemptLink:
     @asynccontextmanager
     async def _transact(self) -> AsyncIterator[Any]:
         if self._claim.replay is not None:
-            raise FatalError("a step with a transaction cannot be replayed from its record")
+            raise Unrecorded("a transaction leaves no record of its own")
         if self._transaction is not None:
             raise FatalError("an attempt has one transaction; it was opened already")
         self._transaction = await self._worker.backend.begin()

@@ -7,7 +7,7 @@ from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 
 -- name: get_steps
 -- A run's steps as they stand: the queue's word where a step is in it, else its own row. Index: steps_pk, queue_pk.
-select s.no, s.name, s.kind, s.tool, s.parents, s.condition, s.edge_conditions,
+select s.no, s.name, s.kind, s.tool, s.parents, s.children, s.condition, s.edge_conditions,
        case q.state when 'leased' then 'running' when 'ready' then 'ready' when 'scheduled' then 'ready'
                     when 'held' then 'ready' when 'waiting' then 'waiting' else s.status end as status,
        coalesce(q.claim_no, s.claim_no) as claim_no, coalesce(q.failures, s.failures) as failures,

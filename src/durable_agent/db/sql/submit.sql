@@ -34,21 +34,21 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(statuses)s::text[], %(steps_
 -- New steps; their neighbours come as array literals. Index: steps_pk. Locks: the new rows.
 insert into steps (tenant, run_id, no, status, deps_left, max_attempts, max_crashes, route, ord, timeout_s, deadline_s,
                    finished_at, name, kind, tool, condition, parents, children, edge_conditions, retry, input, error,
-                   compensate, spawned_by, spawn_index, compensates, origin, shared, edited, output)
+                   compensate, spawned_by, spawn_index, compensates, origin, shared, edited, output, taken)
 select d.tenant, d.run_id, d.no, d.status, d.deps_left, d.max_attempts, d.max_crashes, d.route, d.ord, d.timeout_s,
        d.deadline_s, case when d.status not in ('pending', 'queued') then %(now)s end, d.name, d.kind, d.tool,
        d.condition, d.parents::int[], d.children::int[], d.edge_conditions, d.retry, d.input, d.error, d.compensate,
-       d.spawned_by, d.spawn_index, d.compensates, d.origin, d.shared, d.edited, d.output
+       d.spawned_by, d.spawn_index, d.compensates, d.origin, d.shared, d.edited, d.output, d.taken
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(statuses)s::text[], %(deps_left)s::int[],
             %(max_attempts)s::int[], %(max_crashes)s::int[], %(routes)s::int[], %(ords)s::bigint[], %(timeouts)s::float8[],
             %(deadlines)s::float8[], %(names)s::text[], %(kinds)s::text[], %(tools)s::text[], %(conditions)s::text[],
             %(parents)s::text[], %(children)s::text[], %(edge_conditions)s::text[]::json[], %(retries)s::text[]::json[],
             %(inputs)s::text[]::json[], %(errors)s::text[]::json[], %(compensate)s::text[], %(spawned_by)s::int[],
             %(spawn_indexes)s::int[], %(compensates)s::int[], %(origins)s::uuid[], %(shared)s::bool[], %(edited)s::bool[],
-            %(outputs)s::text[]::json[])
+            %(outputs)s::text[]::json[], %(taken)s::int[])
   d(tenant, run_id, no, status, deps_left, max_attempts, max_crashes, route, ord, timeout_s, deadline_s, name, kind, tool,
     condition, parents, children, edge_conditions, retry, input, error, compensate, spawned_by, spawn_index, compensates,
-    origin, shared, edited, output);
+    origin, shared, edited, output, taken);
 
 -- name: offered
 -- Which tools any worker session has ever offered, of some. Index: none needed, the table holds one row a worker.
