@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     data_dir: Path | None = Field(
         None, description="The embedded PostgreSQL's folder. Empty: ~/.local/share/durable-agent (root: /var/lib/...)."
     )
+    artifacts: str = Field(
+        "", description="Where large results and files go: a folder, or s3://…, gs://…, az://…. Empty: beside the data."
+    )
     queues: Names = Field(("default",), description="The queues a worker serves, separated by commas.")
 
     lease_ttl_s: float = Field(30.0, description="How long a lease lives without a heartbeat; seconds.", ge=1, le=3600)
@@ -81,7 +84,12 @@ class Settings(BaseSettings):
     max_batch_bytes: int = Field(33_554_432, description="The largest body of POST /runs/batch; bytes.", ge=1024)
     max_steps: int = Field(10_000, description="How many steps a run may have.", ge=1, le=100_000)
     max_depth: int = Field(32, description="How many levels a submitted JSON value may nest.", ge=1, le=200)
-    payload_limit_bytes: int = Field(262_144, description="The largest input or output of a step; bytes.", ge=1024)
+    payload_limit_bytes: int = Field(
+        262_144, description="The largest input of a step, and the largest output kept in its row; bytes.", ge=1024
+    )
+    artifact_limit_bytes: int = Field(
+        67_108_864, description="The largest output or file a step may have stored; bytes.", ge=1024
+    )
     allowed_hosts: Names = Field((), description="Host names the API answers to besides loopback, separated by commas.")
     allowed_origins: Names = Field((), description="Origins of web pages that may use the API, separated by commas.")
 
@@ -104,6 +112,11 @@ class Settings(BaseSettings):
     def direct_url(self) -> str | None:
         """The URL for connections that no pooler may stand before."""
         return self.database_direct_url or self.database_url
+
+    @property
+    def artifacts_place(self) -> str:
+        """Where artifacts go: as set, else a folder beside the data."""
+        return self.artifacts or str((self.data_dir or default_data_dir()) / "artifacts")
 
     @property
     def listening(self) -> bool:

@@ -22,10 +22,12 @@ _STYLE = {"completed": "green", "failed": "bold red", "cancelled": "yellow", "ru
 _MOVES = {
     "step.ready": "ready", "step.claimed": "running", "step.succeeded": "succeeded", "step.failed": "ready",
     "step.lease_lost": "ready", "step.released": "ready", "step.dead_letter": "dead_letter", "step.skipped": "skipped",
-    "step.cancelled": "cancelled", "step.redriven": "pending",
+    "step.cancelled": "cancelled", "step.redriven": "pending", "step.waiting": "waiting", "step.answered": "ready",
+    "step.compensated": "compensated", "step.shared": "succeeded",
 }  # fmt: skip
 _RUN_MOVES = {
     "run.created": "pending", "run.started": "running", "run.resumed": "running", "run.redriven": "running",
+    "run.continued": "running",
 }  # fmt: skip
 
 
@@ -69,7 +71,8 @@ class RunTree:
         """Take note of an event."""
         kind, data = event["type"], event["data"]
         if event["step"] is None:
-            self.status = _RUN_MOVES.get(kind, kind.removeprefix("run."))
+            if kind not in ("run.extended", "run.signalled"):
+                self.status = _RUN_MOVES.get(kind, kind.removeprefix("run."))
             return
         line = self.lines.setdefault(event["step"], Line())
         line.status = _MOVES.get(kind, line.status)
@@ -85,6 +88,10 @@ class RunTree:
                 line.note = f"attempt {data['attempt']} of {data['of']} failed: {data.get('message', '')}{retry}"
             case "step.lease_lost":
                 line.note = f"lost by {data.get('worker') or 'its worker'} ({data['why']})"
+            case "step.waiting":
+                line.note = f"for {data['kind'].replace('_', ' ')} {shown(data['name'])}".rstrip()
+            case "step.answered":
+                line.note = f"{data['decision']}" + (f" by {shown(data['by'])}" if data.get("by") else "")
             case "step.dead_letter":
                 line.note = f"{data['reason']}: {data.get('message', '')}"
             case _:
@@ -102,6 +109,9 @@ class RunTree:
             node = under.add(self._label(step["name"], step["depends_on"][:-1]))
             # Deeper than that, a chain goes on straight down.
             placed[step["name"]] = (node, depth + 1) if depth < MAX_DEPTH else (under, depth)
+        known = {step["name"] for step in self.run["steps"]}
+        for name in [name for name in self.lines if name not in known][:MAX_STEPS]:
+            tree.add(self._label(name, []))  # added while the run was under way
         if len(self.run["steps"]) > MAX_STEPS:
             tree.add(Text(f"… and {len(self.run['steps']) - MAX_STEPS} more steps", "dim"))
         return tree

@@ -31,6 +31,13 @@ class Reason(StrEnum):
     WORKER_SUSPECTED = "worker_suspected"
     LEASE_EXPIRED = "lease_expired"
     PAUSED = "paused"
+    WAITS_FOR_APPROVAL = "waits_for_approval"
+    WAITS_FOR_INPUT = "waits_for_input"
+    WAITS_FOR_SIGNAL = "waits_for_signal"
+    WAITS_FOR_TIMER = "waits_for_timer"
+    WAITS_FOR_SPAWNED_STEPS = "waits_for_spawned_steps"
+    WAITS_FOR_RUN = "waits_for_run"
+    UNKNOWN_EFFECT = "unknown_effect"
     STRANDED = "stranded"
 
 
@@ -114,6 +121,8 @@ class _Look:
                 return await self._held(row)
             case "ready":
                 return self._ready(row)
+            case "waiting":
+                return waiting(row)
             case _:
                 return self._waiting(row)
 
@@ -171,6 +180,46 @@ class _Look:
         free = sum(max(0, w["free"]) for w in serving)
         text = f"{since}; {len(serving)} workers can take it, with {free} free slots"
         return StepReason(row["name"], Reason.READY, text, {**facts, "free_slots": free})
+
+
+def waiting(row: dict[str, Any]) -> StepReason:
+    """Return the reason of a step with an open wait: for what or whom, since when, until when, and what to do."""
+    if row["wait"] is None:
+        text = "it waits and nothing is asked: a defect; run doctor"
+        return StepReason(row["name"], Reason.STRANDED, text)
+    due, wait, asked = row["wait_due_in_s"], row["wait"], row["wait_request"] or {}
+    facts = {
+        "wait": str(wait), "name": row["wait_name"], "waiting_s": _s(row["waiting_s"]), "due_in_s": _s(due),
+        "request": asked,
+    }  # fmt: skip
+    since = f"for {row['waiting_s']:.1f} s"
+    until = f", at most {max(0.0, due):.1f} s more" if due is not None else ""
+    match row["wait_kind"]:
+        case "approval":
+            who = "anybody with scope operate" if row["allow_self"] else "anybody with scope operate but who started the run"
+            text = f"waits {since} for an approval by {who}{until}: `durable-agent waits approve {wait}`"
+            return StepReason(row["name"], Reason.WAITS_FOR_APPROVAL, text, {**facts, "answerable_by": who})
+        case "input":
+            text = f"waits {since} for an answer{until}: `durable-agent waits respond {wait} VALUE`"
+            facts["answerable_by"] = "anybody with scope operate"
+            return StepReason(row["name"], Reason.WAITS_FOR_INPUT, text, facts)
+        case "signal":
+            text = f"waits {since} for signal {row['wait_name']!r}{until}: POST /runs/ID/signals/{row['wait_name']}"
+            return StepReason(row["name"], Reason.WAITS_FOR_SIGNAL, text, facts)
+        case "timer":
+            return StepReason(row["name"], Reason.WAITS_FOR_TIMER, f"sleeps for {max(0.0, due or 0.0):.1f} s more", facts)
+        case "steps":
+            text = f"waits {since} for {row['spawned_left']} of the steps it added"
+            return StepReason(row["name"], Reason.WAITS_FOR_SPAWNED_STEPS, text, {**facts, "left": row["spawned_left"]})
+        case "run":
+            text = f"waits {since} for run {row['child_run']}; explain that one"
+            return StepReason(row["name"], Reason.WAITS_FOR_RUN, text, {**facts, "run": str(row["child_run"])})
+        case _:
+            text = (
+                f"nobody knows {since} whether its call of {asked.get('tool')!r} happened ({asked.get('message')}); ask its "
+                f"receiver for key {asked.get('key')}, then `durable-agent waits settle {wait} happened|send_again|fail`"
+            )
+            return StepReason(row["name"], Reason.UNKNOWN_EFFECT, text, facts)
 
 
 def _s(value: float | None) -> float | None:

@@ -150,6 +150,7 @@ _INVARIANTS = (
     ("orphaned queue rows", HEALTH.orphans, _REPORT),
     ("ownerless leases", HEALTH.ownerless, "nobody gives them back: does any API or worker run?"),
     ("step counts", HEALTH.miscounted, _REPORT),
+    ("waits", HEALTH.miswaited, _REPORT),
 )
 
 

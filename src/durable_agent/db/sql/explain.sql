@@ -8,11 +8,15 @@ select s.no, s.name, s.tool, s.status, s.parents, s.failures as step_failures, s
        extract(epoch from q.deadline_at - engine_now())::float8 as deadline_in_s,
        w.worker, w.state as worker_state, w.suspected_at is not null as suspected,
        extract(epoch from engine_now() - w.beat_at)::float8 as beat_ago_s,
-       extract(epoch from engine_now() - w.lease_until)::float8 as expired_s
+       extract(epoch from engine_now() - w.lease_until)::float8 as expired_s,
+       a.id as wait, a.kind as wait_kind, a.name as wait_name, a.allow_self, a.child_run, a.steps_left as spawned_left,
+       a.request as wait_request, extract(epoch from engine_now() - a.opened_at)::float8 as waiting_s,
+       extract(epoch from a.due_at - engine_now())::float8 as wait_due_in_s
 from steps s
 left join queue q on q.tenant = s.tenant and q.run_id = s.run_id and q.no = s.no
 left join routes t on t.tenant = s.tenant and t.route = s.route
 left join workers w on w.tenant = 0 and w.session = q.session
+left join waits a on a.tenant = s.tenant and a.run_id = s.run_id and a.step_no = s.no and a.state = 'open'
 where s.tenant = %(tenant)s and s.run_id = %(run)s and s.finished_at is null
 order by s.no limit 1000;
 

@@ -2,7 +2,7 @@
 -- Steps that wait although all they wait for is done (I6). Index: runs_open, steps_pk.
 select r.tenant, r.id as run, s.name as step from runs r
 join steps s on s.tenant = r.tenant and s.run_id = r.id
-where r.status in ('pending', 'running', 'paused') and s.status = 'pending'
+where r.finished_at is null and s.status = 'pending'
   and not exists (
     select from unnest(s.parents) k(no)
     join steps p on p.tenant = s.tenant and p.run_id = s.run_id and p.no = k.no
@@ -14,7 +14,7 @@ limit 20;
 -- Waiting steps whose count of open dependencies is wrong: they would start too early or never. Index: as stranded.
 select r.tenant, r.id as run, s.name as step, s.deps_left as counted from runs r
 join steps s on s.tenant = r.tenant and s.run_id = r.id
-where r.status in ('pending', 'running', 'paused') and s.status = 'pending'
+where r.finished_at is null and s.status = 'pending'
   and s.deps_left <> (
     select count(*) from unnest(s.parents) k(no)
     join steps p on p.tenant = s.tenant and p.run_id = s.run_id and p.no = k.no
@@ -45,6 +45,22 @@ where q.state = 'leased' and (w.session is null or w.lease_until < engine_now() 
 select r.id from runs r
 where r.finished_at is null
   and r.steps_left <> (select count(*) from steps s where s.tenant = r.tenant and s.run_id = r.id and s.finished_at is null)
+limit 20;
+
+-- name: miswaited
+-- Waiting steps without an open wait, open waits without a waiting step, and runs that miscount theirs.
+-- Index: waits_open, waits_step, queue_pk, runs_open.
+select q.tenant, q.run_id as run, q.no as step from queue q
+where q.state = 'waiting' and not exists (
+  select from waits w where w.tenant = q.tenant and w.run_id = q.run_id and w.step_no = q.no and w.state = 'open')
+union all
+select w.tenant, w.run_id, w.step_no from waits w
+where w.state = 'open' and not exists (
+  select from queue q where q.tenant = w.tenant and q.run_id = w.run_id and q.no = w.step_no and q.state = 'waiting')
+union all
+select r.tenant, r.id, null from runs r
+where r.finished_at is null
+  and r.waiting <> (select count(*) from waits w where w.tenant = r.tenant and w.run_id = r.id and w.state = 'open')
 limit 20;
 
 -- name: sample

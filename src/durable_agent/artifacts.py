@@ -1,0 +1,96 @@
+"""Artifacts: what is too large for a row, or is a file: kept by its content's digest in a folder or an object store.
+
+A value of more than the inline limit is stored as `{"$artifact": SHA-256, "bytes": n}` and is whole again when a step
+reads it. Putting the same content twice stores it once; what is read is checked against its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from durable_agent.errors import FatalError, NotFound, OutsideError
+
+KEY: Final = "$artifact"
+
+
+class StoreUnavailable(OutsideError):
+    """The artifact store cannot be reached, or refuses."""
+
+    code = "artifact-store-unavailable"
+
+
+class Artifacts:
+    """A content-addressed store at a folder, or at a URL that obstore knows (s3://, gs://, az://)."""
+
+    def __init__(self, place: str) -> None:
+        from obstore.store import LocalStore, from_url
+
+        self.place = place
+        if "://" in place:
+            self._store: Any = from_url(place)
+        else:
+            self._store = LocalStore(Path(place).expanduser(), mkdir=True)
+
+    async def put(self, content: bytes) -> str:
+        """Return the content's SHA-256 once it is stored. Raises StoreUnavailable."""
+        from obstore import put_async
+        from obstore.exceptions import AlreadyExistsError, BaseError
+
+        digest = hashlib.sha256(content).hexdigest()
+        try:
+            await put_async(self._store, _path(digest), content, mode="create")
+        except AlreadyExistsError:
+            return digest
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(f"the artifact store {self.place} refuses: {_line(error)}") from error
+        return digest
+
+    async def get(self, digest: str) -> bytes:
+        """Return the content. Raises NotFound, StoreUnavailable (also for content that is not what it was)."""
+        from obstore import get_async
+        from obstore.exceptions import BaseError, NotFoundError
+
+        try:
+            found = await get_async(self._store, _path(digest))
+            content = bytes(await found.bytes_async())
+        except (NotFoundError, FileNotFoundError):
+            raise NotFound(f"artifact {digest} is not in the store {self.place}", artifact=digest) from None
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(f"the artifact store {self.place} refuses: {_line(error)}") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise StoreUnavailable(f"artifact {digest} was altered in the store {self.place}")
+        return content
+
+    async def keep(self, text: bytes, *, inline_bytes: int) -> bytes:
+        """Return JSON that may go into a row: the text itself, or what stands for it when it is larger."""
+        if len(text) <= inline_bytes:
+            return text
+        return orjson.dumps({KEY: await self.put(text), "bytes": len(text)}, option=orjson.OPT_SORT_KEYS)
+
+    async def whole(self, value: Any) -> Any:
+        """Return a value as it was before `keep`. Raises FatalError when its content is gone."""
+        if not is_reference(value):
+            return value
+        try:
+            return orjson.loads(await self.get(value[KEY]))
+        except NotFound as error:
+            raise FatalError(error.message) from error
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value stands for a larger one."""
+    return isinstance(value, dict) and set(value) == {KEY, "bytes"} and isinstance(value[KEY], str)
+
+
+def _path(digest: str) -> str:
+    if len(digest) != 64 or not digest.isalnum():
+        raise NotFound(f"{digest[:80]!r} is no artifact's digest")
+    return f"{digest[:2]}/{digest}"
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
