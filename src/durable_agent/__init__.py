@@ -12,6 +12,7 @@ from durable_agent.errors import (
     StepError,
     UnknownOutcome,
 )
+from durable_agent.flow.builder import Graph
 from durable_agent.flow.context import Context
 from durable_agent.flow.registry import Registry, Tool, step, tool
 from durable_agent.flow.steps import Approval, Step
@@ -23,6 +24,7 @@ __all__ = [
     "Context",
     "Expired",
     "FatalError",
+    "Graph",
     "LeaseLost",
     "RateLimited",
     "Refused",

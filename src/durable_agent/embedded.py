@@ -382,10 +382,3 @@ class EmbeddedPostgres:
     def _own(self, path: Path) -> None:
         if self._user is not None:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)
-
-
-def default_data_dir() -> Path:
-    """Return where the embedded server lives when nobody says: the user's data directory, or root's in /var/lib."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/durable-agent")
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "durable-agent"

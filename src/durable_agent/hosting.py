@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pwd
 import subprocess
 from pathlib import Path
@@ -55,3 +56,10 @@ def filesystem(path: Path) -> str:
     rows = [line.split() for line in mounts.read_text().splitlines()] if mounts.exists() else []
     over = [(len(row[1]), order, row[2]) for order, row in enumerate(rows) if path.is_relative_to(row[1])]
     return max(over)[2] if over else ""
+
+
+def default_data_dir() -> Path:
+    """Return where data lies when nobody says: the user's data directory, or root's in /var/lib."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/durable-agent")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "durable-agent"

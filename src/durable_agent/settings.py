@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from durable_agent.errors import InvalidRequest
+from durable_agent.hosting import default_data_dir
 
 Names = Annotated[tuple[str, ...], NoDecode]
 

@@ -131,12 +131,12 @@ def folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def started(*arguments: str, data_dir: Path | None = None, **variables: str) -> Iterator[System]:
+def started(*arguments: str, data_dir: Path | None = None, port: int = 0, **variables: str) -> Iterator[System]:
     """Yield a system that was just started; whatever is left of it afterwards is killed."""
     mark = uuid4().hex
     place = ("--data-dir", str(data_dir)) if data_dir is not None else ()
     process = subprocess.Popen(
-        [*COMMAND, *arguments, "--port", "0", *place], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        [*COMMAND, *arguments, "--port", str(port), *place], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, env=environment(**{MARK: mark}, **variables), cwd="/", start_new_session=True,
     )  # fmt: skip
     made = System(data_dir, process, mark)

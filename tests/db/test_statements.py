@@ -34,7 +34,7 @@ NOT_BY_WORKERS = {
     "settle_effect": "a person's word: a waiting step has no lease",
     "forget": "redrive", "revive": "redrive", "recount": "redrive", "enqueue": "redrive",
 }  # fmt: skip
-WRITES = re.compile(r"\b(update|insert into|delete from)\s+(queue|steps|effects)\b")
+WRITES = re.compile(r"\b(update|insert into|delete from)\s+(queue|steps|effects|artifacts)\b")
 
 
 def test_every_statement_that_ends_an_attempt_carries_the_fence() -> None:
@@ -45,7 +45,7 @@ def test_every_statement_that_ends_an_attempt_carries_the_fence() -> None:
                 f"{family}.{name} has no fence"
             )
             fenced.add(name)
-    assert fenced == {"finish_steps", "requeue_steps", "intend_effects", "record_effects"}
+    assert fenced == {"finish_steps", "requeue_steps", "intend_effects", "record_effects", "store_artifacts"}
 
 
 def test_a_statement_of_that_name_exists_for_every_exception() -> None:

@@ -33,7 +33,7 @@ REGISTRY = Registry.from_modules(["tests.support.tools"])
 
 async def attempt(tool: str, input_: Any = None, **more: Any) -> Outcome:
     claim = Claim(LEASE, "a step", StepKind.TOOL_CALL, tool, input_, None, None, {"p": 1}, 1, 0, None, 60.0, "key")
-    return await run_attempt(replace(claim, **more), REGISTRY, Alone(REGISTRY), payload_limit_bytes=262_144)
+    return await run_attempt(replace(claim, **more), REGISTRY, Alone(REGISTRY), limit_bytes=262_144)
 
 
 async def value(tool: str, input_: Any = None, **more: Any) -> Any:

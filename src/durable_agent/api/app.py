@@ -15,10 +15,11 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from durable_agent import __version__
-from durable_agent.api import admin, problems, runs, schemas, stream, waits
+from durable_agent.api import admin, graphs, problems, runs, schemas, stream, waits
 from durable_agent.api.auth import Guard, host_of, is_loopback
 from durable_agent.api.hub import Hub
 from durable_agent.api.state import State, reply
+from durable_agent.artifacts import Artifacts
 from durable_agent.db import keys
 from durable_agent.db.doorbell import EVENTS, Bell, Listener
 from durable_agent.db.pool import Database
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.include_router(runs.router)
     app.include_router(waits.router)
+    app.include_router(graphs.router)
     app.include_router(admin.router)
     app.include_router(stream.router)
 
@@ -79,7 +81,8 @@ def _parts(settings: Settings, db: Database) -> State:
     bell = Bell(db, enabled=settings.listening)
     listener = Listener(db, [EVENTS], enabled=settings.listening)
     submitter = Submitter(db, bell, max_steps=settings.max_steps)
-    return State(settings, db, Guard(settings, db), Hub(db, listener), bell, listener, submitter, Counters())
+    artifacts = Artifacts(settings.artifacts_place)
+    return State(settings, db, Guard(settings, db), Hub(db, listener), bell, listener, submitter, artifacts, Counters())
 
 
 def _loops(settings: Settings, state: State) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from durable_agent.engine import control
 from durable_agent.engine.explain import explain
 from durable_agent.engine.export import export_lines
 from durable_agent.engine.fork import Edit, diff, fork
+from durable_agent.engine.graphs import graph_of
 from durable_agent.engine.submit import Submission, Submitted
 from durable_agent.errors import CallerError, InvalidRequest, NotFound
 
@@ -73,7 +74,8 @@ async def start_run(
     """Start a run. The same Idempotency-Key and body give the same run (200); another body is refused (422)."""
     state, body = state_of(request), await body_of(request)
     try:
-        spec = parsed(RunRequest, body).to_spec(state.settings)
+        asked: RunRequest = parsed(RunRequest, body)
+        spec = asked.to_spec(state.settings, await graph_of(state.db, who.tenant, asked.graph))
     except ValidationError as error:
         return from_validation(list(error.errors(include_url=False)))
     digest = hashlib.sha256(_canonical(body)).digest() if idempotency_key else None
@@ -95,8 +97,9 @@ async def start_runs(request: Request, who: Writer) -> Response:
     submissions = []
     for index, one in enumerate(batch.runs):
         try:
-            submissions.append(Submission(one.to_spec(state.settings), by=who.actor))
-        except InvalidRequest as error:
+            graph = await graph_of(state.db, who.tenant, one.graph)
+            submissions.append(Submission(one.to_spec(state.settings, graph), by=who.actor))
+        except (InvalidRequest, NotFound) as error:
             error.facts["run"] = index
             raise
     submitted = await state.submitter.submit_all(who.tenant, submissions)

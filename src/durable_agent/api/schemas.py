@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -129,10 +130,11 @@ _RUNNABLE = _KINDS - {StepKind.AGENT}
 
 
 class RunRequest(Model):
-    """A run: a goal and its steps."""
+    """A run: a goal and its steps, or the name of a graph that a worker registered."""
 
     goal: Text | None = Field(None, max_length=10_000)
-    steps: list[StepRequest] = Field(min_length=1)
+    steps: list[StepRequest] = Field(default_factory=list)
+    graph: Name | None = None
     input: Any = None
     metadata: dict[str, Any] | None = None
 
@@ -140,14 +142,24 @@ class RunRequest(Model):
     @classmethod
     def _named_later(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            for name in ("graph", "agent", "budget"):
+            for name in ("agent", "budget"):
                 if value.get(name) is not None:
                     raise ValueError(f"`{name}` is not supported yet; submit the run's `steps`")
                 value = {key: item for key, item in value.items() if key != name}
+            if not value.get("graph") and not value.get("steps"):
+                raise ValueError("a run needs `steps`, or the name of a `graph`")
+            if value.get("graph") and value.get("steps"):
+                raise ValueError("give `steps` or `graph`, not both")
         return value
 
-    def to_spec(self, settings: Settings) -> RunSpec:
-        """Return the run as the engine takes it. Raises InvalidRequest naming the step or field that is too large."""
+    def to_spec(self, settings: Settings, graph: tuple[str, list[Any]] | None = None) -> RunSpec:
+        """Return the run as the engine takes it; `graph` is the named graph's version and steps.
+
+        Raises InvalidRequest naming the step or field that is too large.
+        """
+        if graph is not None:
+            made = self.model_copy(update={"steps": [StepRequest.model_validate(step) for step in graph[1]]})
+            return replace(made.to_spec(settings), graph=self.graph, lane=self.graph or "", graph_version=graph[0])
         if len(self.steps) > settings.max_steps:
             raise InvalidRequest(
                 f"the run has {len(self.steps)} steps, more than the {settings.max_steps} allowed", field="steps"

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from durable_agent.api.auth import Guard
 from durable_agent.api.hub import Hub
+from durable_agent.artifacts import Artifacts
 from durable_agent.db.doorbell import Bell, Listener
 from durable_agent.db.pool import Database
 from durable_agent.engine.submit import Submitter
@@ -29,6 +30,7 @@ class State:
     bell: Bell
     listener: Listener
     submitter: Submitter
+    artifacts: Artifacts
     counters: Counters
 
 

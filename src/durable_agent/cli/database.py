@@ -18,8 +18,9 @@ from durable_agent.core.records import DEFAULT_TENANT
 from durable_agent.db import keys, reads
 from durable_agent.db.doorbell import EVENTS, Listener
 from durable_agent.db.pool import Connection, Database
-from durable_agent.embedded import EmbeddedPostgres, default_data_dir
+from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.errors import InvalidRequest, NotFound
+from durable_agent.hosting import default_data_dir
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 

@@ -8,19 +8,20 @@ from typing import Annotated
 
 import typer
 
-from durable_agent.cli import runs, waits
+from durable_agent.cli import replays, runs, start, waits
 from durable_agent.cli.options import Data, DatabaseUrl, Json, Modules, Url, checking, print_json, report, settings_for
 from durable_agent.cli.tree import shown
 from durable_agent.errors import CallerError, Conflict, DurableAgentError, NotFound, OutsideError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help=__doc__, pretty_exceptions_enable=False)
+replays.add_to(runs.app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(runs.dead_letters, name="dead-letters")
 app.add_typer(waits.app, name="waits")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys, made in the database.")
 app.add_typer(keys_app, name="keys")
-app.command("run")(runs.start)
-app.command("tail")(runs.tail)
+app.command("run")(start.start)
+app.command("tail")(start.tail)
 
 
 def main() -> None:

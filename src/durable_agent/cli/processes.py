@@ -15,11 +15,13 @@ from typing import Any
 from uuid import uuid4
 
 from durable_agent import __version__, migrate
+from durable_agent.artifacts import Artifacts
 from durable_agent.core.port import Backend, Offer
-from durable_agent.core.records import SessionId
+from durable_agent.core.records import DEFAULT_TENANT, SessionId
 from durable_agent.db.doorbell import CONTROL, READY, Bell, Listener
 from durable_agent.db.pool import Database
 from durable_agent.engine.backend import PostgresBackend
+from durable_agent.engine.graphs import register
 from durable_agent.engine.health import registered
 from durable_agent.engine.heart import Heart
 from durable_agent.engine.reap import Upkeep
@@ -123,6 +125,9 @@ async def worker(
         size=settings.pool_size,
         statement_timeout_s=settings.statement_timeout_s,
     ) as db:
+        graphs = [(g.name, g.version, g.to_json(), g.input_schema()) for g in registry.graphs]
+        if graphs:
+            await register(db, DEFAULT_TENANT, graphs)
         await _work(settings, db, registry, offer, stop or asyncio.Event(), wrap)
 
 
@@ -140,7 +145,8 @@ async def _work(
     worker = Worker(
         wrap(PostgresBackend(db, offer, bell, listener, counters, upkeep.stir)), registry, settings.max_concurrent_tasks,
         poll_s=lambda: settings.poll_s if listener.up else min(settings.poll_s, 0.5), grace_s=settings.drain_grace_s,
-        payload_limit_bytes=settings.payload_limit_bytes, lease_s=settings.lease_ttl_s, counters=counters,
+        payload_limit_bytes=settings.payload_limit_bytes, artifact_limit_bytes=settings.artifact_limit_bytes,
+        artifacts=Artifacts(settings.artifacts_place), lease_s=settings.lease_ttl_s, counters=counters,
     )  # fmt: skip
     heart = Heart(
         settings.direct_url or db.direct_url, offer, ttl_s=settings.lease_ttl_s, beat_s=settings.beat_s,

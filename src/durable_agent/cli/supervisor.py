@@ -21,8 +21,9 @@ import httpx2
 
 from durable_agent import migrate
 from durable_agent.cli.processes import DEMO, dying_with, until_registered
-from durable_agent.embedded import EmbeddedPostgres, default_data_dir
+from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.errors import DurableAgentError, InvalidRequest, OutsideError
+from durable_agent.hosting import default_data_dir
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 from durable_agent.telemetry import logger

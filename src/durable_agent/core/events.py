@@ -196,6 +196,7 @@ _BY_LEASE: Final = frozenset(
         StepEvent.RELEASED,
         StepEvent.LEASE_LOST,
         StepEvent.EMITTED,
+        StepEvent.ARTIFACT,
         StepEvent.EFFECT_INTENDED,
         StepEvent.EFFECT_RECORDED,
         StepEvent.WAITING,

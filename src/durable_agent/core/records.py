@@ -294,6 +294,18 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A file of the step's is in the artifact store; the same name again replaces it."""
+
+    lease: Lease
+    id: UUID
+    name: str
+    media_type: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Suspended:
     """The attempt ends and the worker is free: the step waits for an answer.
 
@@ -326,10 +338,10 @@ class InDoubt:
     key: str | None = None
 
 
-Outcome = Succeeded | Failed | Released | Emitted | Intended | Recorded | Noted | Suspended | InDoubt
+Outcome = Succeeded | Failed | Released | Emitted | Intended | Recorded | Noted | Stored | Suspended | InDoubt
 
 # What leaves the lease as it is.
-ON_THE_WAY = (Emitted, Intended, Recorded, Noted)
+ON_THE_WAY = (Emitted, Intended, Recorded, Noted, Stored)
 
 
 class Verdict(StrEnum):

@@ -102,6 +102,7 @@ class StepEvent(StrEnum):
     ANSWERED = "step.answered"
     COMPENSATED = "step.compensated"
     SHARED = "step.shared"
+    ARTIFACT = "step.artifact"
     EFFECT_INTENDED = "effect.intended"
     EFFECT_RECORDED = "effect.recorded"
     EFFECT_UNKNOWN = "effect.unknown"
@@ -176,6 +177,7 @@ STEP_TABLE: Final[Mapping[tuple[StepStatus, StepEvent], StepStatus]] = {
     (_T.RUNNING, _E.RELEASED): _T.READY,
     (_T.RUNNING, _E.CANCELLED): _T.CANCELLED,
     (_T.RUNNING, _E.EMITTED): _T.RUNNING,
+    (_T.RUNNING, _E.ARTIFACT): _T.RUNNING,
     (_T.RUNNING, _E.EFFECT_INTENDED): _T.RUNNING,
     (_T.RUNNING, _E.EFFECT_RECORDED): _T.RUNNING,
     (_T.RUNNING, _E.EFFECT_UNKNOWN): _T.RUNNING,  # nobody knows whether it happened: a wait follows

@@ -196,7 +196,11 @@ def waiting(row: dict[str, Any]) -> StepReason:
     until = f", at most {max(0.0, due):.1f} s more" if due is not None else ""
     match row["wait_kind"]:
         case "approval":
-            who = "anybody with scope operate" if row["allow_self"] else "anybody with scope operate but who started the run"
+            who = (
+                "anybody with scope operate"
+                if row["allow_self"]
+                else "anybody with scope operate but who started the run"
+            )
             text = f"waits {since} for an approval by {who}{until}: `durable-agent waits approve {wait}`"
             return StepReason(row["name"], Reason.WAITS_FOR_APPROVAL, text, {**facts, "answerable_by": who})
         case "input":
@@ -207,7 +211,9 @@ def waiting(row: dict[str, Any]) -> StepReason:
             text = f"waits {since} for signal {row['wait_name']!r}{until}: POST /runs/ID/signals/{row['wait_name']}"
             return StepReason(row["name"], Reason.WAITS_FOR_SIGNAL, text, facts)
         case "timer":
-            return StepReason(row["name"], Reason.WAITS_FOR_TIMER, f"sleeps for {max(0.0, due or 0.0):.1f} s more", facts)
+            return StepReason(
+                row["name"], Reason.WAITS_FOR_TIMER, f"sleeps for {max(0.0, due or 0.0):.1f} s more", facts
+            )
         case "steps":
             text = f"waits {since} for {row['spawned_left']} of the steps it added"
             return StepReason(row["name"], Reason.WAITS_FOR_SPAWNED_STEPS, text, {**facts, "left": row["spawned_left"]})

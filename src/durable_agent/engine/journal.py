@@ -124,6 +124,7 @@ class Journal:
              "requests", "results"),
         )  # fmt: skip
         self.recorded = Row(EFFECTS.record_effects, (*key, *fence, "effects", "states", "results", "errors"))
+        self.stored = Row(EFFECTS.store_artifacts, (*key, *fence, "ids", "names", "media_types", "digests", "sizes"))
         self.consumed = Row(WAITS.consume_approvals, ("tenants", "ids"))
         self.waits = Row(
             WAITS.open_waits,
@@ -181,7 +182,7 @@ class Journal:
         Effects come before the end of their attempt, whose lease they show.
         """
         for row in (
-            self.intended, self.recorded, self.consumed, self.waits, self.finished, self.requeued, self.resolved,
+            self.intended, self.recorded, self.stored, self.consumed, self.waits, self.finished, self.requeued, self.resolved,
             self.enqueued, self.leased, self.dead,
         ):  # fmt: skip
             await self.send(conn, row)

@@ -33,6 +33,7 @@ from durable_agent.core.records import (
     Recorded,
     Released,
     RetryPolicy,
+    Stored,
     Succeeded,
     Suspended,
     Token,
@@ -153,6 +154,8 @@ class Settlement:
         match outcome:
             case Intended() | Recorded() | Noted():
                 return self.record.note(self.journal, head, step, outcome, self.worker)
+            case Stored():
+                self._store(head, step, outcome)
             case Suspended():
                 self._suspend(head, step, outcome, effect=None)
             case InDoubt():
@@ -180,6 +183,16 @@ class Settlement:
             case _:
                 assert_never(outcome)
         return Verdict.OK
+
+    def _store(self, head: Head, step: Step, outcome: Stored) -> None:
+        self.journal.append(
+            head, StepEvent.ARTIFACT, step.no, name=outcome.name, artifact=str(outcome.id), sha256=outcome.sha256,
+            bytes=outcome.bytes, media_type=outcome.media_type, claim_no=outcome.lease.claim_no,
+        )  # fmt: skip
+        self.journal.stored.add(
+            step.tenant, step.run_id, step.no, outcome.lease.claim_no, outcome.lease.token, outcome.id, outcome.name,
+            outcome.media_type, outcome.sha256, outcome.bytes,
+        )  # fmt: skip
 
     def _suspend(self, head: Head, step: Step, outcome: Suspended, *, effect: int | None) -> None:
         opening = Opening(head, step, outcome, effect)

@@ -8,12 +8,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
+
+import orjson
 
 from durable_agent.core.effects import Diverged, Ledger, request_digest
-from durable_agent.core.events import dumps
+from durable_agent.core.events import digest as digest_of
 from durable_agent.core.graph import plan
-from durable_agent.core.records import Claim, Emitted, RunSpec, StepSpec, Suspended, WaitKind
+from durable_agent.core.records import Claim, Emitted, RunSpec, StepSpec, Stored, Suspended, WaitKind
 from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.errors import Divergence, Expired, FatalError, Rejected
 from durable_agent.flow.effects import Calls
@@ -23,6 +25,7 @@ from durable_agent.flow.registry import Tool
 from durable_agent.flow.steps import Approval, Step, mapped, seconds, step_specs
 
 MAX_SPAWNED = 10_000
+EVENT_LIMIT_BYTES = 262_144
 
 
 class Context:
@@ -55,6 +58,10 @@ class Context:
 
     def _encode(self, value: Any) -> bytes:
         return encode(value, self._limit_bytes)
+
+    def _small(self, value: Any) -> bytes:
+        """Encode what goes into an event or a question: watchers and people read it, so it has a limit of its own."""
+        return encode(value, min(self._limit_bytes, EVENT_LIMIT_BYTES))
 
     def _within(self, key: str) -> Context:
         return Context(self._claim, self._link, limit_bytes=self._limit_bytes, key=key, nested=True)
@@ -104,8 +111,11 @@ class Context:
 
         Raises LeaseLost (which an `except Exception` does not catch).
         """
+        plain = orjson.loads(self._small(data))
+        if not isinstance(type, str) or not 1 <= len(type) <= 200:
+            raise FatalError(f"an event's type is a text of 1 to 200 characters, not {str(type)[:80]!r}")
         if self._claim.replay is None:
-            await self._link.tell(Emitted(self._claim.lease, type, data))
+            await self._link.tell(Emitted(self._claim.lease, type, plain))
 
     async def progress(self, fraction: float, text: str = "") -> None:
         """Tell watchers how far the step is: a fraction from 0 to 1 and a word to it."""
@@ -207,7 +217,7 @@ class Context:
             raise FatalError(f"{len(specs)} steps are more than the {MAX_SPAWNED} a step may add")
         plan(specs, max_steps=MAX_SPAWNED)
         specs = tuple(_prefixed(f"{self.step}.{name}", spec) for spec in specs)
-        sha = request_digest(dumps([[spec.name, spec.tool, spec.input] for spec in specs]))
+        sha = request_digest(self._encode([[spec.name, spec.tool, spec.input] for spec in specs]))
         answer = await self._wait(WaitKind.STEPS, name, {"steps": len(specs)}, None, sha=sha, steps=specs)
         return [one["output"] for one in answer["value"]]
 
@@ -229,10 +239,30 @@ class Context:
         """Start a run of its own and return what it came to: its id, status, the outputs of its last steps, its error."""
         specs = step_specs(steps)
         plan(specs, max_steps=MAX_SPAWNED)
-        sha = request_digest(dumps([goal, input, [[spec.name, spec.tool, spec.input] for spec in specs]]))
+        sha = request_digest(self._encode([goal, input, [[spec.name, spec.tool, spec.input] for spec in specs]]))
         run = RunSpec(specs, goal, input)
         answer = await self._wait(WaitKind.RUN, name, {"steps": len(specs), "goal": goal}, None, sha=sha, run=run)
         return dict(answer["value"])
+
+    async def artifact(self, name: str, content: bytes | str | Any, *, media_type: str | None = None) -> dict[str, Any]:
+        """Store a file of the step's under a name and return its name, SHA-256 and size.
+
+        Bytes and text are kept as they are, anything else as JSON. The same name again replaces it. Raises FatalError for
+        what is too large or no JSON.
+        """
+        if not 1 <= len(name) <= 200 or not name.isprintable() or "/" in name:
+            raise FatalError(f"{name[:80]!r} is no artifact name: 1 to 200 printable characters, no '/'")
+        kind = media_type or _media_type(content)
+        raw = content if isinstance(content, bytes) else content.encode() if isinstance(content, str) else None
+        data = self._encode(content) if raw is None else raw
+        if len(data) > self._limit_bytes:
+            raise FatalError(f"artifact {name!r} has {len(data)} bytes, more than {self._limit_bytes}")
+        lease, digest = self._claim.lease, digest_of(data)
+        if self._claim.replay is None:
+            await self._link.put(data)
+            own = uuid5(lease.run_id, f"{lease.step_no}|{name}")
+            await self._link.tell(Stored(lease, own, name, kind, digest, len(data)))
+        return {"artifact": name, "sha256": digest, "bytes": len(data), "media_type": kind}
 
     def transaction(self) -> AbstractAsyncContextManager[Any]:
         """Open a transaction of the engine's database: `async with ctx.transaction() as conn`.
@@ -253,7 +283,8 @@ class Context:
     ) -> dict[str, Any]:  # fmt: skip
         """Return what the wait came to, or end the attempt and wait."""
         self._outermost(kind.value)
-        digest = sha or request_digest(self._encode(request))
+        text = self._small(request)
+        request, digest = orjson.loads(text), sha or request_digest(text)
         try:
             found = self._ledger.answer(kind, name, digest)
         except Diverged as error:
@@ -265,6 +296,16 @@ class Context:
             await self.calls.suspend(asked)
             raise AssertionError("suspend never returns")
         return {**found.answer, "wait": found.wait_id}
+
+
+def _media_type(content: Any) -> str:
+    match content:
+        case bytes():
+            return "application/octet-stream"
+        case str():
+            return "text/plain; charset=utf-8"
+        case _:
+            return "application/json"
 
 
 def _prefixed(prefix: str, spec: StepSpec) -> StepSpec:

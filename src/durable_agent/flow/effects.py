@@ -93,7 +93,7 @@ class Calls:
                 begun = Begun(no, key, tool, bound, EffectClass(tool.effect))
             case Effect():
                 if found.state is EffectState.DONE:
-                    return _recorded(found)
+                    return await self.link.whole(_recorded(found))
                 approval = None  # used up when it was first begun
                 begun = Begun(found.no, found.key, tool, bound, found.effect)
                 settled = await self._recover(found, begun, under_way)
@@ -127,7 +127,7 @@ class Calls:
             case Recovery.VERIFY:
                 result = await look_up(self.link, begun.tool, begun.bound, self.context(begun.key))
                 if result is not None:
-                    return (self._done(begun, result),)
+                    return (await self._done(begun, result),)
         return None
 
     async def _send(self, begun: Begun, own: asyncio.Future[None]) -> Any:
@@ -149,7 +149,7 @@ class Calls:
             self._open.pop(begun.no, None)
             raise
         del self._open[begun.no]
-        return self._done(begun, result)
+        return await self._done(begun, result)
 
     async def _in_doubt(self, begun: Begun, error: Exception, own: asyncio.Future[None]) -> None:
         """Nobody said that it did not happen: a manual effect waits for a person; the others may be sent or looked up."""
@@ -158,17 +158,18 @@ class Calls:
             self._open.pop(begun.no, None)
             await self.suspend(InDoubt(self.claim.lease, begun.no, begun.tool.name, message, begun.key), own)
 
-    def _done(self, begun: Begun, result: Any) -> Any:
+    async def _done(self, begun: Begun, result: Any) -> Any:
         name = begun.tool.name
         try:
             text = self.encode(result)
+            kept = await self.link.keep(text)
         except FatalError as error:
             # It happened; only its result cannot be kept, and trying again would not change that.
             self.link.post(
                 Recorded(self.claim.lease, begun.no, name, EffectState.DONE, b"null", {"message": str(error)})
             )
             raise
-        self.link.post(Recorded(self.claim.lease, begun.no, name, EffectState.DONE, text))
+        self.link.post(Recorded(self.claim.lease, begun.no, name, EffectState.DONE, kept))
         return orjson.loads(text)
 
     def note(self, name: str, make: Callable[[], Any]) -> Any:

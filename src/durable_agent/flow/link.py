@@ -34,6 +34,18 @@ class Link(Protocol):
         """Open the transaction that will be committed with the step's result; yields its connection."""
         ...
 
+    async def keep(self, text: bytes) -> bytes:
+        """Return JSON that fits a row: the text, or what stands for it once it is in the artifact store."""
+        ...
+
+    async def whole(self, value: Any) -> Any:
+        """Return a value as it was before `keep`."""
+        ...
+
+    async def put(self, content: bytes) -> str:
+        """Return the digest of a content that is in the artifact store."""
+        ...
+
 
 class NoLink:
     """Where there is no engine to talk to: in a child process."""
@@ -57,3 +69,15 @@ class NoLink:
     def transaction(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
         """Refuse."""
         raise FatalError("a handler in a child process has no transaction; run it inline")
+
+    async def keep(self, text: bytes) -> bytes:
+        """Return it as it is."""
+        return text
+
+    async def whole(self, value: Any) -> Any:
+        """Return it as it is."""
+        return value
+
+    async def put(self, content: bytes) -> str:
+        """Refuse."""
+        raise FatalError("a handler in a child process stores no artifacts; run it inline")

@@ -156,15 +156,18 @@ def _signature(name: str, function: Callable[..., Any]) -> tuple[str | None, typ
 class Registry:
     """The tools one worker offers, by name."""
 
-    def __init__(self, tools: Iterable[Tool] = ()) -> None:
+    def __init__(self, tools: Iterable[Tool] = (), graphs: Iterable[Any] = ()) -> None:
         self._tools: dict[str, Tool] = {}
+        self.graphs: tuple[Any, ...] = tuple(graphs)
         for one in tools:
             self.add(one)
 
     @classmethod
     def from_modules(cls, modules: Iterable[str]) -> Registry:
         """Return the tools found in the modules, imported by name. Raises InvalidRequest for one that cannot be."""
-        registry = cls()
+        from durable_agent.flow.builder import Graph
+
+        registry, graphs = cls(), dict[str, Graph]()
         for name in modules:
             try:
                 module = importlib.import_module(name)
@@ -176,6 +179,9 @@ class Registry:
             for value in vars(module).values():
                 if isinstance(value, Tool):
                     registry.add(value)
+                elif isinstance(value, Graph):
+                    graphs[value.name] = value
+        registry.graphs = tuple(graphs.values())
         return registry
 
     def add(self, one: Tool) -> None:
@@ -190,7 +196,8 @@ class Registry:
 
     def including(self, more: Iterable[Tool]) -> Registry:
         """Return a registry with these tools beside its own, which come first where names are the same."""
-        return Registry([*self._tools.values(), *(one for one in more if one.name not in self._tools)])
+        added = (one for one in more if one.name not in self._tools)
+        return Registry([*self._tools.values(), *added], self.graphs)
 
     def classes(self) -> dict[str, str]:
         """Return the class of each tool that must not simply be called again when its attempt is lost."""

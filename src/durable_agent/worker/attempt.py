@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from durable_agent.core.effects import own_word
@@ -18,6 +19,7 @@ from durable_agent.errors import (
     EffectRefused,
     FatalError,
     LeaseLost,
+    OutsideError,
     StepError,
     Suspend,
     UnknownOutcome,
@@ -35,7 +37,7 @@ MESSAGE_LIMIT = 2000
 DRAINED = "drained"
 
 
-async def run_attempt(claim: Claim, registry: Registry, link: Link, *, payload_limit_bytes: int) -> Outcome:
+async def run_attempt(claim: Claim, registry: Registry, link: Link, *, limit_bytes: int) -> Outcome:
     """Run the claim's handler and return what became of it. Raises only CancelledError and LeaseLost.
 
     The handler is cancelled at `timeout_s`, at the latest at `deadline_s`; a thread cannot be, and is left behind.
@@ -46,15 +48,30 @@ async def run_attempt(claim: Claim, registry: Registry, link: Link, *, payload_l
     decided = _decided_before(claim, tool)
     if decided is not None:
         return decided
-    context = Context(claim, link, limit_bytes=payload_limit_bytes)
     try:
-        outcome = await _limited(claim, tool, context, payload_limit_bytes)
+        claim = await _whole(claim, link)
+    except (FatalError, OutsideError) as error:
+        return Failed(claim.lease, _class_of(error), type(error).__name__, _plain(str(error)))
+    context = Context(claim, link, limit_bytes=limit_bytes)
+    try:
+        outcome = await _limited(claim, tool, context, limit_bytes)
     except asyncio.CancelledError as cancelled:
         # Given back in the middle of a manual call: it may have happened. A lease that is lost is nobody's to speak of.
         if cancelled.args == (DRAINED,) and (doubt := context.calls.manual_in_flight()) is not None:
             return doubt
         raise
     return context.calls.manual_in_flight() or outcome
+
+
+async def _whole(claim: Claim, link: Link) -> Claim:
+    """Return the claim with the outputs of its parents whole, wherever they lie."""
+    if not any(isinstance(value, dict) for value in claim.parents.values()):
+        return claim
+    return replace(claim, parents={name: await link.whole(value) for name, value in claim.parents.items()})
+
+
+def _class_of(error: Exception) -> FailureClass:
+    return FailureClass.TRANSIENT if isinstance(error, OutsideError) else FailureClass.INVALID_INPUT
 
 
 def _decided_before(claim: Claim, tool: Tool) -> Outcome | None:
@@ -89,7 +106,7 @@ async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int)
     try:
         async with cut:
             result = await _call(claim, tool, context)
-        output = encode(result, limit_bytes)
+        output = await context.link.keep(encode(result, limit_bytes))
         diverged = _differs(claim, output, context)
         return _failed(claim, diverged) if diverged else Succeeded(claim.lease, output, _undone_by(claim, tool))
     except TimeoutError as error:
@@ -247,7 +264,7 @@ def _portable(error: BaseException) -> BaseException:
 
 def _classify(error: BaseException) -> FailureClass:
     """Return the class of an exception nobody classified: the network is transient, all else is a bug."""
-    return FailureClass.TRANSIENT if isinstance(error, ConnectionError | OSError) else FailureClass.BUG
+    return FailureClass.TRANSIENT if isinstance(error, ConnectionError | OSError | OutsideError) else FailureClass.BUG
 
 
 def _failed(claim: Claim, error: StepError | Divergence) -> Failed:

@@ -66,6 +66,18 @@ class AttemptLink:
         self._transaction = await self._worker.backend.begin()
         yield self._transaction.connection
 
+    async def keep(self, text: bytes) -> bytes:
+        """See `flow.link.Link.keep`."""
+        return await self._worker.artifacts.keep(text, inline_bytes=self._worker.payload_limit_bytes)
+
+    async def whole(self, value: Any) -> Any:
+        """See `flow.link.Link.whole`."""
+        return await self._worker.artifacts.whole(value)
+
+    async def put(self, content: bytes) -> str:
+        """See `flow.link.Link.put`."""
+        return await self._worker.artifacts.put(content)
+
     async def finish(self, outcome: Outcome) -> Outcome | None:
         """Return the outcome that is left to settle: None when it was committed with the author's transaction."""
         transaction, self._transaction = self._transaction, None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from durable_agent.artifacts import Artifacts
 from durable_agent.core.port import Backend
 from durable_agent.core.records import ON_THE_WAY, Claim, Failed, InDoubt, Outcome, Released, Token, Verdict
 from durable_agent.errors import DatabaseUnavailable, LeaseLost
@@ -51,6 +52,8 @@ class Worker:
     poll_s: Callable[[], float]
     grace_s: float
     payload_limit_bytes: int
+    artifact_limit_bytes: int
+    artifacts: Artifacts
     lease_s: float
     counters: Counters
     beat_now: Any = None
@@ -166,7 +169,7 @@ class Worker:
         link = AttemptLink(self, claim)
         try:
             await self._leases_are_good()
-            outcome = await run_attempt(claim, self.registry, link, payload_limit_bytes=self.payload_limit_bytes)
+            outcome = await run_attempt(claim, self.registry, link, limit_bytes=self.artifact_limit_bytes)
             outcome = await link.finish(outcome)
         except LeaseLost:
             log.warning("attempt_stopped", run=str(claim.lease.run_id), step=claim.name, reason="lease lost")

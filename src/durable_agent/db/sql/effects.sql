@@ -112,3 +112,23 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'succeeded' an
 -- Marks steps as compensated. Index: steps_pk. Locks: step rows, under the run's lock (not a worker's write).
 update steps s set status = 'compensated'
 where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = any(%(nos)s::int[]) and s.status = 'succeeded';
+
+-- name: store_artifacts
+-- Lists files of steps, fenced by claim number and token (R3); the same name of a step again replaces the one before.
+-- Index: queue_pk, artifacts_pk. Locks: the artifacts' rows, under the run's lock.
+with changed as (
+  insert into artifacts (tenant, run_id, id, step_no, name, media_type, sha256, bytes, at)
+  select d.tenant, d.run_id, d.id, d.no, d.name, d.media_type, d.sha256, d.bytes, %(now)s
+  from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
+              %(ids)s::uuid[], %(names)s::text[], %(media_types)s::text[], %(digests)s::text[], %(sizes)s::bigint[])
+    d(tenant, run_id, no, claim_no, token, id, name, media_type, sha256, bytes)
+  cross join lateral (
+    select from queue k
+    where k.tenant = d.tenant and k.run_id = d.run_id and k.no = d.no
+      and k.state || '' = 'leased' and k.claim_no = d.claim_no and k.token = d.token limit 1
+  ) x
+  on conflict on constraint artifacts_pk do update
+  set sha256 = excluded.sha256, bytes = excluded.bytes, media_type = excluded.media_type, at = excluded.at
+  returning 1
+)
+select require_rows((select count(*) from changed), %(rows)s, 'store_artifacts');

@@ -104,3 +104,26 @@ select
 -- name: schema_revision
 -- The schema's revision.
 select version_num from alembic_version;
+
+-- name: list_artifacts
+-- A run's files. Index: artifacts_pk.
+select a.id, a.name, s.name as step, a.media_type, a.sha256, a.bytes, a.at
+from artifacts a left join steps s on s.tenant = a.tenant and s.run_id = a.run_id and s.no = a.step_no
+where a.tenant = %(tenant)s and a.run_id = %(run)s order by a.at, a.name limit 1000;
+
+-- name: get_artifact
+-- One file. Index: artifacts_id_unique.
+select a.id, a.run_id, a.name, a.media_type, a.sha256, a.bytes from artifacts a
+where a.tenant = %(tenant)s and a.id = %(id)s;
+
+-- name: list_graphs
+-- The registered graphs, each in its newest version. Index: graphs_pk.
+select distinct on (g.name) g.name, g.version, g.registered_at, json_array_length(g.spec) as steps, g.input_schema
+from graphs g where g.tenant = %(tenant)s order by g.name, g.registered_at desc limit 1000;
+
+-- name: get_graph
+-- One graph, in its newest version or the one named. Index: graphs_pk.
+select g.name, g.version, g.registered_at, g.spec as steps, g.input_schema
+from graphs g
+where g.tenant = %(tenant)s and g.name = %(name)s and (%(version)s::text is null or g.version = %(version)s::text)
+order by g.registered_at desc limit 1;

@@ -1,0 +1,97 @@
+"""Tools that return, send and emit what no database takes, and some that are only large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable_agent import Context, RetryableError, step, tool
+from tests.support.outside import CALLS
+
+
+def value(how: str) -> Any:
+    """Return something hostile."""
+    match how:
+        case "surrogate":
+            return "\ud800"
+        case "nan":
+            return float("nan")
+        case "huge":
+            return "x" * 200_000_000
+        case "deep":
+            made: Any = []
+            for _ in range(100_000):
+                made = [made]
+            return made
+        case "bytes":
+            return b"\xff"
+        case "cycle":
+            ring: list[Any] = []
+            ring.append(ring)
+            return ring
+        case "bigint":
+            return 2**64
+        case "nul":
+            return "a\x00b"
+        case _:
+            return object()
+
+
+@tool("give", effect="safe")
+async def give(how: str) -> Any:
+    """Return something hostile."""
+    return value(how)
+
+
+@tool("take", effect="safe")
+async def take(given: Any) -> None:
+    """Take anything."""
+
+
+@step("hostile")
+async def hostile(ctx: Context, how: str, where: str) -> Any:
+    """Be hostile in one of the places where a value is stored."""
+    match where:
+        case "effect":
+            return await ctx.call(give, how=how)
+        case "event":
+            await ctx.emit("hostile", value(how))
+            return None
+        case "argument":
+            return await ctx.call(take, given=value(how))
+        case _:
+            return value(how)
+
+
+@tool("large", effect="safe")
+async def large(size: int) -> str:
+    """Return a large text."""
+    return "x" * size
+
+
+@tool("length", effect="safe")
+async def length(ctx: Context) -> dict[str, int]:
+    """Measure the parents."""
+    return {name: len(output) for name, output in ctx.parents.items()}
+
+
+@tool("big", effect="safe")
+async def big(ctx: Context, size: int) -> str:
+    """Return a large text, counted."""
+    CALLS["big"].append((ctx.idempotency_key, size))
+    return "x" * size
+
+
+@step("resumes")
+async def resumes(ctx: Context, size: int) -> list[int]:
+    """Fail once after a large effect."""
+    first = await ctx.call(big, size=size)
+    if ctx.attempt == 1:
+        raise RetryableError("once more")
+    return [len(first), size]
+
+
+@step("files")
+async def files(ctx: Context) -> None:
+    """Store two files."""
+    await ctx.artifact("page.html", "<script>alert(1)</script>\n", media_type="text/html")
+    await ctx.artifact("raw.bin", b"\x00\x01\x02")
