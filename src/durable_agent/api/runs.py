@@ -176,7 +176,7 @@ async def get_events(
 @router.get("/runs/{run_id}/export")
 async def export_run(request: Request, run_id: UUID, who: Reader) -> Response:
     """Return the run's whole history as JSON lines, which `durable-agent runs verify FILE` checks by itself."""
-    lines = export_lines(state_of(request).db, who.tenant, run_id)
+    lines = export_lines(state_of(request).db, who.tenant, run_id, state_of(request).artifacts)
     first = await anext(lines)
 
     async def all_lines() -> AsyncIterator[bytes]:

@@ -19,7 +19,9 @@ from durable_agent.db import keys, reads
 from durable_agent.db.doorbell import EVENTS, Listener
 from durable_agent.db.pool import Connection, Database
 from durable_agent.embedded import EmbeddedPostgres
-from durable_agent.errors import InvalidRequest, NotFound
+from durable_agent.engine.deploy import Mismatch, check_deploy
+from durable_agent.errors import FatalError, InvalidRequest, NotFound
+from durable_agent.flow.registry import Registry, arguments_for
 from durable_agent.hosting import default_data_dir
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
@@ -109,3 +111,21 @@ def list_keys(settings: Settings) -> list[dict[str, Any]]:
 def revoke_key(settings: Settings, key_id: str) -> bool:
     """End a key; tell whether it existed."""
     return _with_database(settings, lambda conn: keys.revoke(conn, DEFAULT_TENANT, key_id))
+
+
+async def deploy_mismatches(url: str, registry: Registry) -> tuple[int, list[Mismatch]]:
+    """Return how many open steps were looked at, and what the registry lacks for them."""
+
+    def accepts(kind: str, tool: str, given: Any) -> str | None:
+        found = registry.get(tool)
+        if found is None:
+            return f"tool {tool!r} is missing"
+        if kind:
+            try:
+                found.bind(arguments_for(found, kind, given))
+            except FatalError as error:
+                return str(error)
+        return None
+
+    async with Database.open(url, size=2) as db:
+        return await check_deploy(db, {graph.name: graph.version for graph in registry.graphs}, accepts)

@@ -161,6 +161,37 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command("check-deploy")
+def check_deploy(
+    modules: Annotated[
+        list[str], typer.Argument(metavar="MODULE...", help="The new code's modules with tools and graphs.")
+    ],
+    database_url: DatabaseUrl = None,
+    data_dir: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Check new code against every open run before it is rolled out. Exit 1 with a list of what does not fit."""
+    import asyncio
+    from dataclasses import asdict
+
+    from durable_agent.cli.database import deploy_mismatches, url_for
+    from durable_agent.cli.processes import registry_of
+
+    registry = registry_of(modules)
+    with url_for(settings_for(database_url, data_dir)) as (url, _):
+        looked, found = asyncio.run(deploy_mismatches(url, registry))
+    if as_json:
+        print_json({"open_steps": looked, "mismatches": [{**asdict(one), "run_id": str(one.run_id)} for one in found]})
+    else:
+        for one in found:
+            print(
+                f"{shown(one.what)}\n  {one.steps} open steps, first {shown(one.step)} of run {one.run_id}; {one.advice}"
+            )
+        print(f"{looked} open steps: {len(found)} mismatches" if found else f"{looked} open steps: the new code fits")
+    if found:
+        raise typer.Exit(1)
+
+
 @app.command()
 def workers(url: Url = None, as_json: Json = False) -> None:
     """List the worker sessions: state, load, last beat."""

@@ -99,6 +99,15 @@ def require_schema(direct_url: str) -> None:
         )
 
 
+def registry_of(modules: Sequence[str]) -> Registry:
+    """Return the modules' tools and graphs, and the kinds every worker offers. Raises InvalidRequest for no tools."""
+    sys.path.insert(0, os.getcwd())
+    registry = Registry.from_modules(modules)
+    if not len(registry):
+        raise InvalidRequest(f"no tools found in {', '.join(modules)}; decorate functions with @tool", field="MODULE")
+    return registry.including(KINDS)
+
+
 async def worker(
     settings: Settings, modules: Sequence[str], *, stop: asyncio.Event | None = None,
     wrap: Callable[[Backend], Backend] = lambda backend: backend,
@@ -110,11 +119,7 @@ async def worker(
     if settings.database_url is None or settings.direct_url is None:
         raise InvalidRequest("no database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
     require_schema(settings.direct_url)
-    sys.path.insert(0, os.getcwd())
-    registry = Registry.from_modules(modules or [DEMO])
-    if not len(registry):
-        raise InvalidRequest(f"no tools found in {', '.join(modules)}; decorate functions with @tool", field="MODULE")
-    registry = registry.including(KINDS)
+    registry = registry_of(modules or [DEMO])
     offer = Offer(
         SessionId(uuid4()), settings.worker_name, settings.queues, registry.names(), settings.max_concurrent_tasks,
         socket.gethostname(), os.getpid(), __version__, registry.classes(),

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import orjson
 
+from durable_agent.artifacts import KEY, Artifacts, is_reference
 from durable_agent.core.events import ChainBroken, StoredEvent, digest, dumps, fold, inputs_digest, verify
 from durable_agent.core.graph import Graph
 from durable_agent.core.records import Tenant
@@ -23,10 +24,13 @@ FORMAT = 1
 _PAGE = 1000
 
 
-async def export_lines(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[bytes]:
-    """Yield the lines of a run's export: run, steps, events in order with their hashes, end. Raises NotFound.
+async def export_lines(
+    db: Database, tenant: Tenant, run_id: UUID, artifacts: Artifacts | None = None
+) -> AsyncIterator[bytes]:
+    """Yield the lines of a run's export: run, steps, effects, waits, events in order with their hashes, end.
 
-    All lines are of one moment: they are read in one snapshot.
+    All lines are of one moment: they are read in one snapshot. With `artifacts` the results that lie there are in it, too.
+    Raises NotFound, StoreUnavailable.
     """
     async with db.reading() as conn, conn.transaction():
         await conn.execute("set transaction isolation level repeatable read, read only")
@@ -34,12 +38,18 @@ async def export_lines(db: Database, tenant: Tenant, run_id: UUID) -> AsyncItera
         if run is None:
             raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
         yield _line({"record": "run", "format": FORMAT, **run})
+        kept: set[str] = set()
         for step in await reads.steps(conn, tenant, run_id):
+            kept |= {step["output"][KEY]} if is_reference(step["output"]) else set()
             yield _line({"record": "step", **step})
         for effect in await reads.rows(conn, EFFECTS.of_run, {"tenant": tenant, "run": run_id}):
+            kept |= {effect["result"][KEY]} if is_reference(effect["result"]) else set()
             yield _line({"record": "effect", **effect})
         for wait in await reads.rows(conn, WAITS.of_run, {"tenant": tenant, "run": run_id}):
             yield _line({"record": "wait", **wait})
+        for digest_ in sorted(kept) if artifacts is not None else ():
+            content = (await artifacts.get(digest_)).decode() if artifacts is not None else ""
+            yield _line({"record": "content", "sha256": digest_, "content": content})
         async for row in _events(conn, tenant, run_id):
             yield _line({"record": "event", **row, "hash": bytes(row["hash"]).hex()})
         yield _line({"record": "end", "events": run["last_seq"], "chain": run["chain"]})
@@ -69,6 +79,7 @@ class Export:
     steps: list[dict[str, Any]] = field(default_factory=list)
     effects: list[dict[str, Any]] = field(default_factory=list)
     waits: list[dict[str, Any]] = field(default_factory=list)
+    contents: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     ends: list[dict[str, Any]] = field(default_factory=list)
 
@@ -85,7 +96,9 @@ def verify_export(lines: Iterable[bytes]) -> tuple[UUID, int]:
         if [(end["events"], end["chain"]) for end in found.ends] != [(count, found.run["chain"])]:
             raise ChainBroken(count + 1, "the last line of the export is missing or does not fit")
         stored = list(_stored_events(found.events))
-        faults = row_faults(found.run, found.steps, stored) + effect_faults(found.effects, found.waits, stored)
+        altered = [c["sha256"] for c in found.contents if digest(c["content"].encode()) != c["sha256"]]
+        faults = [f"the content of artifact {one} was altered" for one in altered]
+        faults += row_faults(found.run, found.steps, stored) + effect_faults(found.effects, found.waits, stored)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ChainBroken(len(found.events) + 1, f"a line of the run or of a step was altered: {error}") from None
     if faults:
@@ -106,9 +119,10 @@ def parse_export(lines: Iterable[bytes]) -> Export:
         match record:
             case "run" if found is None:
                 found = Export(document)
-            case "step" | "effect" | "wait" | "event" | "end" if found is not None and not found.ends:
+            case "step" | "effect" | "wait" | "content" | "event" | "end" if found is not None and not found.ends:
                 {
-                    "step": found.steps, "effect": found.effects, "wait": found.waits, "event": found.events,
+                    "step": found.steps, "effect": found.effects, "wait": found.waits, "content": found.contents,
+                    "event": found.events,
                     "end": found.ends,
                 }[record].append(document)  # fmt: skip
             case _ if found is None:

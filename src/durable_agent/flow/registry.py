@@ -126,6 +126,17 @@ def _made(
     )
 
 
+def arguments_for(tool: Tool, kind: str, given: Any) -> Mapping[str, Any]:
+    """Return what a step's input is to its tool: its arguments, without the key that names the tool."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        return {"input": given}
+    if kind == "tool_call" and not (tool.accepts and "tool" in tool.accepts):
+        return {key: value for key, value in given.items() if key != "tool"}
+    return given
+
+
 def _signature(name: str, function: Callable[..., Any]) -> tuple[str | None, type[BaseModel]]:
     """Return the name of the context parameter, if any, and a model of the others."""
     try:

@@ -1,5 +1,18 @@
-"""What an author tests with: a worker killed at every commit, an engine in memory, a clock that can be moved."""
+"""What an author tests with: a worker killed at every commit, an engine in memory, recorded runs made again."""
 
+from durable_agent.testing.cassette import Played, play
 from durable_agent.testing.crash import CrashReport, Happening, crash_everywhere
+from durable_agent.testing.inline import run_in_memory
+from durable_agent.testing.memory import FakeBackend, FakeRun, FakeWait
 
-__all__ = ["CrashReport", "Happening", "crash_everywhere"]
+__all__ = [
+    "CrashReport",
+    "FakeBackend",
+    "FakeRun",
+    "FakeWait",
+    "Happening",
+    "Played",
+    "crash_everywhere",
+    "play",
+    "run_in_memory",
+]

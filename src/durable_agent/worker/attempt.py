@@ -11,7 +11,7 @@ from typing import Any
 
 from durable_agent.core.effects import own_word
 from durable_agent.core.events import dumps
-from durable_agent.core.records import Claim, Failed, FailureClass, InDoubt, Outcome, Replay, StepKind, Succeeded
+from durable_agent.core.records import Claim, Failed, FailureClass, InDoubt, Outcome, Replay, Succeeded
 from durable_agent.core.replay import first_difference
 from durable_agent.core.waits import Decision
 from durable_agent.errors import (
@@ -29,7 +29,7 @@ from durable_agent.flow.context import Context
 from durable_agent.flow.effects import look_up
 from durable_agent.flow.encoding import encode
 from durable_agent.flow.link import Link
-from durable_agent.flow.registry import Registry, Tool
+from durable_agent.flow.registry import Registry, Tool, arguments_for
 from durable_agent.worker.child import run_in_child
 
 MESSAGE_LIMIT = 2000
@@ -218,13 +218,7 @@ def arguments_of(claim: Claim, tool: Tool) -> Mapping[str, Any]:
     """
     if claim.compensates and isinstance(claim.input, dict) and tool.accepts is not None:
         return {name: value for name, value in claim.input.items() if name in tool.accepts}
-    if claim.input is None:
-        return {}
-    if not isinstance(claim.input, dict):
-        return {"input": claim.input}
-    if claim.kind is StepKind.TOOL_CALL:
-        return {key: value for key, value in claim.input.items() if key != "tool"}
-    return claim.input
+    return arguments_for(tool, claim.kind, claim.input)
 
 
 async def in_thread(call: Callable[[], Any]) -> Any:

@@ -198,6 +198,11 @@ class Worker:
                 self.beat_now()
             await self._good.wait()
 
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether something waits to be settled."""
+        return bool(self._outcomes)
+
     def settled(self) -> None:
         """Take note that an outcome was settled by itself; what it made ready may be claimed."""
         self.counters.settled += 1

@@ -1,0 +1,86 @@
+"""A worker in the test's own process, on the engine in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from durable_agent.artifacts import Artifacts
+from durable_agent.core.records import RunSpec
+from durable_agent.flow.builder import Graph
+from durable_agent.flow.kinds import KINDS
+from durable_agent.flow.registry import Registry, Tool
+from durable_agent.flow.steps import Step, step_specs
+from durable_agent.telemetry import Counters
+from durable_agent.testing.memory import FakeBackend, FakeRun, FakeWait
+from durable_agent.worker.loop import Worker
+
+Answers = Callable[[FakeBackend, FakeWait], None]
+
+
+async def run_in_memory(
+    work: Graph | Sequence[Step], tools: Sequence[Tool] | ModuleType, *, input: Any = None, goal: str | None = None,
+    answers: Answers | None = None, backend: FakeBackend | None = None,
+) -> FakeRun:  # fmt: skip
+    """Run a graph to its end with these tools, and return it. The clock jumps to whatever is due next.
+
+    `answers` is called with the backend and each wait that only a person or a signal can end; it answers by the
+    backend's `answer` or `signal`. Raises RuntimeError for a run that waits for what nobody answers.
+    """
+    engine = backend or FakeBackend()
+    found = Registry(
+        tools if not isinstance(tools, ModuleType) else [v for v in vars(tools).values() if isinstance(v, Tool)]
+    )
+    specs = work.specs() if isinstance(work, Graph) else step_specs(work)
+    run_id = engine.submit(RunSpec(specs, goal, input))
+    with tempfile.TemporaryDirectory(prefix="durable-agent-memory-") as place:
+        worker = Worker(
+            engine, found.including(KINDS), 10, poll_s=lambda: 3600.0, grace_s=0.0, payload_limit_bytes=262_144,
+            artifact_limit_bytes=67_108_864, artifacts=Artifacts(place), lease_s=1e12, counters=Counters(),
+        )  # fmt: skip
+        worker.beat(time.monotonic(), frozenset())
+        working = asyncio.create_task(worker.run())
+        try:
+            while engine.runs[run_id].status in ("running", "compensating") and not working.done():
+                await _quiet(worker, engine)
+                _move_on(engine, run_id, answers)
+                worker.ready()
+        finally:
+            worker.drain()
+            await working
+    return engine.runs[run_id]
+
+
+async def _quiet(worker: Worker, engine: FakeBackend) -> None:
+    """Return when the worker has nothing to do any more: what happens next must come from outside."""
+    idle = 0
+    while idle < 3:
+        await asyncio.sleep(0)
+        ready = any(s.status == "ready" and s.due_s <= engine.now_s for r in engine.runs.values() for s in r.steps)
+        busy = worker.running or worker.has_outcomes or ready
+        if busy:
+            worker.ready()
+            await asyncio.sleep(0.001)
+        idle = 0 if busy else idle + 1
+
+
+def _move_on(engine: FakeBackend, run_id: Any, answers: Answers | None) -> None:
+    """Answer what is asked, or move the clock to what is due next."""
+    if engine.runs[run_id].status not in ("running", "compensating"):
+        return
+    before = [wait for wait in engine.open_waits() if not wait.spawned and wait.child is None]
+    for wait in before if answers is not None else ():
+        if wait.open and answers is not None:
+            answers(engine, wait)
+    if any(not wait.open for wait in before):
+        return
+    due = [w.due_s for w in engine.open_waits() if w.due_s is not None]
+    due += [s.due_s for r in engine.runs.values() for s in r.steps if s.status == "ready" and s.due_s > engine.now_s]
+    if not due:
+        waiting = ", ".join(f"{w.asked.kind.value} {w.asked.name!r}" for w in before) or "nothing"
+        raise RuntimeError(f"the run waits for {waiting}, and nobody answers: give `answers`")
+    engine.advance(min(due) - engine.now_s)
