@@ -102,7 +102,9 @@ class Bench:
 
     def clean(self) -> None:
         """Empty every table."""
-        self.query("truncate runs, steps, queue, events, dead_letters, workers, idempotency_keys")
+        self.query(
+            "truncate runs, steps, queue, events, effects, waits, signals, dead_letters, workers, idempotency_keys"
+        )
         self.settle()
 
     def settle(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from durable_agent import Context, RetryableError, tool
+from durable_agent import Context, RetryableError, step, tool
 
 
 async def call_receiver(ctx: Context) -> str:
@@ -48,3 +48,18 @@ async def noop() -> None:
 async def sleep(delay_s: float) -> None:
     """Take a time."""
     await asyncio.sleep(delay_s)
+
+
+@tool("ping", effect="safe")
+async def ping(n: int) -> int:
+    """Answer at once."""
+    return n
+
+
+@step("calls")
+async def calls(ctx: Context, times: int, fails: int = 0) -> int:
+    """Make so many recorded calls, one after the other; fail the first attempts after them."""
+    done = sum([await ctx.call("ping", n=n) for n in range(times)])
+    if ctx.attempt <= fails:
+        raise RetryableError("not yet")
+    return done

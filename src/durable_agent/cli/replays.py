@@ -26,7 +26,10 @@ def add_to(app: typer.Typer) -> None:
 def replay(
     run: RunId,
     start: Annotated[
-        str, typer.Option("--from", help="A step's name or number; what follows from it is made again.")
+        str,
+        typer.Option(
+            "--from", help="A step's name (what follows from it is made again) or number (all from there on)."
+        ),
     ] = "0",
     live: Annotated[
         bool, typer.Option("--live", help="Call models and tools again; default: only the record.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ import orjson
 from durable_agent.core.events import dumps
 
 
-def made_again(parents: Sequence[Sequence[int]], start: int, unfinished: Sequence[int]) -> set[int]:
-    """Return the steps a fork makes again: the start, all that follows from it, and all that never finished."""
-    again = {start, *unfinished}
+def made_again(parents: Sequence[Sequence[int]], first: Iterable[int]) -> set[int]:
+    """Return the steps a fork makes again: the first ones, and all that follows from them."""
+    again = set(first)
     children: list[list[int]] = [[] for _ in parents]
     for no, own in enumerate(parents):
         for parent in own:

@@ -60,6 +60,7 @@ class _Fork:
     steps: list[dict[str, Any]]
     mode: str
     start: int
+    named: bool
     edits: Mapping[int, Edit]
     again: set[int] = field(default_factory=set)
     skipped: set[int] = field(default_factory=set)
@@ -82,7 +83,8 @@ class _Fork:
         unfinished = [s["no"] for s in self.steps if s["status"] not in told and s["no"] not in fixed]
         changed = [no for no, edit in self.edits.items() if edit.has_input]
         follow = [child for child, own in enumerate(parents) if any(p in fixed for p in own)]
-        self.again = made_again(parents, self.start, [*unfinished, *changed, *follow]) - fixed
+        first = {self.start} if self.named else set(range(self.start, len(self.steps)))
+        self.again = made_again(parents, [*first, *unfinished, *changed, *follow]) - fixed
         resolved: dict[int, bool] = {}
         for step in self.steps:
             if step["no"] not in self.again:
@@ -137,6 +139,8 @@ async def fork(
 ) -> RunId:
     """Start the fork and return its id; ring READY afterwards.
 
+    A step by its name: it and all that follows from it is made again; by its number: it and all with a higher one.
+
     Raises NotFound, InvalidRequest (a step that is not in the run), Conflict (a record of a run that has not ended).
     """
     async with db.reading() as conn, conn.transaction():
@@ -153,7 +157,14 @@ async def fork(
             run_id=str(run_id), run_status=origin["status"],
         )  # fmt: skip
     numbers = {step["name"]: step["no"] for step in steps}
-    made = _Fork(origin, steps, mode, _number(start, numbers, steps), {_named(n, numbers): e for n, e in edits.items()})
+    made = _Fork(
+        origin,
+        steps,
+        mode,
+        _number(start, numbers, steps),
+        isinstance(start, str),
+        {_named(n, numbers): e for n, e in edits.items()},
+    )
     made.decide()
     try:
         async with db.transaction() as conn:
