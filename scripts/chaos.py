@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,8 +29,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from harness import aimed
 from harness.faults import Faults
-from harness.history import Report, check_run
+from harness.history import Report, check_calls, check_run
+from harness.person import attend
 from harness.receiver import Receiver, receiver
 from harness.workload import mixed
 from harness.zygote import Zygote
@@ -64,6 +67,8 @@ class Campaign:
     watched: int = 0
     watch_faults: list[str] = field(default_factory=list)
     refused: int = 0
+    told: Counter[str] = field(default_factory=Counter)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def main() -> int:
@@ -71,6 +76,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--campaign", choices=["faults", "effects"], default="faults",
+        help="effects: workers die exactly between a call's request and the storing of its result",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kills", type=int, default=1000, help="how many such deaths; the campaign then takes its time"
+    )
     parser.add_argument("--database-url", help="an external PostgreSQL, which is then not crashed")
     parser.add_argument("--mutant", choices=["no-fence"], help="break the sources first; the campaign must fail")
     parser.add_argument("--json", action="store_true")
@@ -99,14 +111,21 @@ async def campaign(given: argparse.Namespace, directory: Path, stack: ExitStack)
     done = Campaign()
     began_s = time.monotonic()
     async with Database.open(url, size=3) as db:
-        await _rage(given, db, faults, done, rng)
+        person = asyncio.create_task(attend(db, world, done.ended, done.told, resend=given.campaign == "effects"))
+        if given.campaign == "effects":
+            await aimed.rage(given, db, faults, done, world)
+        else:
+            await _rage(given, db, faults, done, rng)
         stuck = await _settle(db, done)
+        done.ended.set()
+        await person
         report = await _check(db, done, world)
+        repeated = check_calls(report, world.calls, world.whats)
         report.violations += stuck + done.watch_faults
     if faults.deadlocks:
         report.violations.append(f"P4: {faults.deadlocks} deadlocks")
     took_s = time.monotonic() - began_s
-    return _print(given, faults, report, done, world, took_s)
+    return _print(given, faults, report, done, repeated, world, took_s)
 
 
 def _database(given: argparse.Namespace, directory: Path, stack: ExitStack) -> tuple[EmbeddedPostgres | None, str, str]:
@@ -153,7 +172,7 @@ async def _submit(db: Database, faults: Faults, done: Campaign, rng: random.Rand
     """Keep a number of runs open; each is sent twice under one key (I10)."""
     memory, count = Memory(), 0
     while not faults.over.is_set():
-        open_runs = await faults.query("select count(*) from runs where status in ('pending', 'running')")
+        open_runs = await faults.query("select count(*) from runs where finished_at is null")
         if not open_runs or open_runs[0][0] >= OPEN_RUNS:
             await faults.pause(0.1, 0.3)
             continue
@@ -198,9 +217,7 @@ async def _settle(db: Database, done: Campaign) -> list[str]:
     while time.monotonic() < until_s:
         try:
             async with db.reading() as conn:
-                row = await (
-                    await conn.execute("select count(*) from runs where status in ('pending', 'running')")
-                ).fetchone()
+                row = await (await conn.execute("select count(*) from runs where finished_at is null")).fetchone()
             if row is not None and row[0] == 0:
                 return []
         except DurableAgentError:
@@ -208,9 +225,7 @@ async def _settle(db: Database, done: Campaign) -> list[str]:
         await asyncio.sleep(0.2)
     found = []
     async with db.reading() as conn:
-        rows = await (
-            await conn.execute("select id from runs where status in ('pending', 'running') limit 5")
-        ).fetchall()
+        rows = await (await conn.execute("select id from runs where finished_at is null limit 5")).fetchall()
     for (run_id,) in rows:
         why = await explain(db, DEFAULT_TENANT, run_id)
         found.append(f"P1: run {run_id} did not end: {why.steps[0].text if why.steps else why.text}")
@@ -247,8 +262,9 @@ def mutated(directory: Path, mutant: str) -> Path:
 
 
 def _print(
-    given: argparse.Namespace, faults: Faults, report: Report, done: Campaign, world: Receiver, took_s: float
-) -> int:
+    given: argparse.Namespace, faults: Faults, report: Report, done: Campaign, repeated: Counter[str], world: Receiver,
+    took_s: float,
+) -> int:  # fmt: skip
     waits = sorted(
         (report.claims[run, no, claim + 1] - at).total_seconds()
         for at, held in faults.kills
@@ -257,13 +273,14 @@ def _print(
     )
     p50 = statistics.median(waits) if waits else 0.0
     p99 = waits[int(len(waits) * 0.99)] if waits else 0.0
-    repeated = sum(count - 1 for count in world.calls.values())
     table: dict[str, Any] = {
         "seed": given.seed, "minutes": given.minutes, "mutant": given.mutant or "none", "took_s": round(took_s, 1),
         **{f"faults landed: {kind}": count for kind, count in sorted(faults.landed.items())},
         "runs": report.runs, "steps": report.steps, "events": report.events, "lost": report.lost,
         "double committed": report.double, "leases lost": report.leases_lost, "fenced writes": report.fenced,
-        "external calls": world.calls.total(), "repeated under the same key": repeated,
+        "recorded effects": report.effects, "external calls": world.calls.total(),
+        **{f"repeated under the same key: {what}": repeated[what] for what in sorted({*world.whats.values(), "work"})},
+        **{f"a person said: {word}": count for word, count in sorted(done.told.items())},
         "keys with two results": 0 if not any("receiver's result" in v for v in report.violations) else "see below",
         "runs watched to the end": done.watched, "deadlocks": faults.deadlocks,
         "kill to next claim, p50 s": round(p50, 3), "kill to next claim, p99 s": round(p99, 3),
@@ -278,7 +295,8 @@ def _print(
         print(f"VIOLATION  {violation}")
     if report.violations:
         return 1
-    if not faults.landed["sigkill"] or not faults.landed["zombie"]:
+    enough = faults.landed["sigkill"] and (faults.landed["zombie"] or given.campaign == "effects")
+    if not enough:
         print("too few faults landed for the result to mean anything")
         return 2
     return 0

@@ -8,6 +8,7 @@ without fault and give exactly the rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,13 +17,15 @@ from uuid import UUID
 
 import orjson
 
-from durable_agent.core.events import ChainBroken, verify
+from durable_agent.core.events import ChainBroken, dumps, verify
 from durable_agent.core.records import DEFAULT_TENANT, Lease, RunId, Token
 from durable_agent.core.states import RunStatus
+from durable_agent.core.waits import approval_digest
 from durable_agent.db import reads
 from durable_agent.db.pool import Connection
 from durable_agent.engine.claim import idempotency_key
-from durable_agent.engine.export import row_faults
+from durable_agent.engine.export import effect_faults, row_faults
+from durable_agent.engine.journal import EFFECTS, WAITS
 
 
 @dataclass(slots=True)
@@ -36,6 +39,8 @@ class Report:
     double: int = 0
     fenced: int = 0
     leases_lost: int = 0
+    effects: int = 0
+    keys: set[str] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
     claims: dict[tuple[UUID, int, int], datetime] = field(default_factory=dict)
 
@@ -65,6 +70,54 @@ async def check_run(conn: Connection, run_id: UUID, report: Report, secret: byte
     _count(run_id, rows, report)
     for step in steps:
         _check_receiver(run_id, step, report, secret, results)
+    where = {"tenant": DEFAULT_TENANT, "run": run_id}
+    effects = await reads.rows(conn, EFFECTS.of_run, where)
+    waits = await reads.rows(conn, WAITS.of_run, where)
+    report.violations += [f"run {run_id}: {fault}" for fault in effect_faults(effects, waits, events)]
+    _check_effects(run_id, effects, waits, report, results)
+    for step in steps:
+        report.keys.add(
+            idempotency_key(secret, Lease(DEFAULT_TENANT, RunId(run_id), step["no"], 0, Token(UUID(int=0))))
+        )
+
+
+def _check_effects(
+    run_id: UUID, effects: list[dict[str, Any]], waits: list[dict[str, Any]], report: Report, results: Mapping[str, str]
+) -> None:
+    """Results are the receiver's (I11's other half); an approval is used once, for the call it was given for (I7)."""
+    given = {wait["id"]: wait for wait in waits}
+    used: set[UUID] = set()
+    for effect in effects:
+        report.effects += 1
+        report.keys.add(effect["key"])
+        name = f"run {run_id}: effect {effect['no']} of step {effect['step_no']}"
+        if effect["state"] == "done" and effect["key"] and results.get(effect["key"]) != effect["result"]:
+            report.violations.append(f"{name}: its result is not the receiver's for its key")
+        if (approval := effect["approval"]) is None:
+            continue
+        wait = given.get(approval)
+        digest = approval_digest(effect["name"], dumps(effect["request"]))
+        if wait is None or wait["request_sha256"] != digest or (wait["answer"] or {}).get("decision") != "approved":
+            report.violations.append(f"{name}: I7: it was not approved as it was called")
+        if approval in used or (wait is not None and wait["consumed_at"] is None):
+            report.violations.append(f"{name}: I7: its approval was used twice, or never used up")
+        used.add(approval)
+
+
+def check_calls(report: Report, calls: Mapping[str, int], whats: Mapping[str, str]) -> Counter[str]:
+    """Every external call shows the key of a committed intent (I11); what cannot be repeated was not.
+
+    Returns the calls beyond the first under one key, by class.
+    """
+    repeated: Counter[str] = Counter()
+    for key, count in calls.items():
+        what = whats.get(key, "work")
+        if key not in report.keys:
+            report.violations.append(f"I11: a call of {what} came with key {key}, which no intent has")
+        repeated[what] += count - 1
+        if what in ("verify", "manual") and count > 1:
+            report.violations.append(f"the receiver was called {count} times for one {what} effect, key {key}")
+    return repeated
 
 
 def _count(run_id: UUID, rows: list[dict[str, Any]], report: Report) -> None:

@@ -10,30 +10,41 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import orjson
 
 
 class Receiver:
-    """A TCP server on loopback in a thread of its own; one JSON line in, one out."""
+    """A TCP server on loopback in a thread of its own; one JSON line in, one out. `look-up` asks and does nothing."""
 
     def __init__(self, log: Path) -> None:
         self._log = log.open("ab", buffering=0)
         self.results: dict[str, str] = {}
         self.calls: Counter[str] = Counter()
+        self.whats: dict[str, str] = {}
         self.port = 0
+        # Called with each order, before and after it is carried out; it may end the caller.
+        self.on_order: Callable[[dict[str, Any], str], None] = lambda order, when: None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             order = orjson.loads(await reader.readline())
-            key = order["key"]
+            key, what = order["key"], order.get("what", "work")
+            if what == "look-up":
+                writer.write(orjson.dumps({"result": self.results.get(key)}) + b"\n")
+                await writer.drain()
+                return
+            self.on_order(order, "before")
             result = self.results.setdefault(key, uuid4().hex)
             self.calls[key] += 1
+            self.whats[key] = what
             self._log.write(orjson.dumps({**order, "result": result, "at": time.time()}) + b"\n")
+            self.on_order(order, "after")
             writer.write(orjson.dumps({"result": result}) + b"\n")
             await writer.drain()
         except (OSError, orjson.JSONDecodeError, KeyError):

@@ -12,18 +12,19 @@ import orjson
 from durable_agent import Context, RetryableError, step, tool
 
 
-async def call_receiver(ctx: Context) -> str:
-    """Tell the receiver, with the step's key, and return the result it gives for that key."""
+async def call_receiver(ctx: Context, what: str = "work") -> str | None:
+    """Tell the receiver, with the call's key, and return the result it gives for that key."""
     host, port = os.environ["CHAOS_RECEIVER"].split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        order = {"key": ctx.idempotency_key, "run": str(ctx.run_id), "step": ctx.step, "pid": os.getpid()}
+        order = {"key": ctx.idempotency_key, "run": str(ctx.run_id), "step": ctx.step, "pid": os.getpid(), "what": what}
         writer.write(orjson.dumps(order) + b"\n")
         await writer.drain()
         answer = await reader.readline()
         if not answer:
-            raise RetryableError("the receiver closed the connection")
-        return str(orjson.loads(answer)["result"])
+            raise ConnectionError("the receiver closed the connection")
+        result = orjson.loads(answer)["result"]
+        return None if result is None else str(result)
     finally:
         writer.close()
 
@@ -63,3 +64,40 @@ async def calls(ctx: Context, times: int, fails: int = 0) -> int:
     if ctx.attempt <= fails:
         raise RetryableError("not yet")
     return done
+
+
+@tool("book", effect="idempotent", compensate="unbook")
+async def book(ctx: Context, n: int) -> str | None:
+    """Book; the receiver honours the key."""
+    return await call_receiver(ctx, "idempotent")
+
+
+@tool("unbook", effect="idempotent")
+async def unbook(ctx: Context, result: str) -> str | None:
+    """Undo a booking."""
+    return await call_receiver(ctx, "undo")
+
+
+async def reserved(ctx: Context, n: int) -> str | None:
+    """Look a reservation up."""
+    return await call_receiver(ctx, "look-up")
+
+
+@tool("reserve", effect="verify", verify=reserved)
+async def reserve(ctx: Context, n: int) -> str | None:
+    """Reserve; the receiver can be asked whether it took place."""
+    return await call_receiver(ctx, "verify")
+
+
+@tool("send")
+async def send(ctx: Context, n: int) -> str | None:
+    """Send: nobody can tell afterwards but the receiver's own log."""
+    return await call_receiver(ctx, "manual")
+
+
+@step("errand")
+async def errand(ctx: Context, approve: bool = False) -> list[Any]:
+    """One call of each class, one of them approved first when asked."""
+    grant = await ctx.approval("book", {"n": 0}) if approve else None
+    booked = await ctx.call("book", grant, n=0)
+    return [booked, await ctx.call("reserve", n=1), await ctx.call("send", n=2)]

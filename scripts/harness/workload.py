@@ -27,7 +27,7 @@ def mixed(rng: random.Random) -> RunSpec:
     def slow() -> dict[str, Any]:
         return {"delay_s": rng.uniform(2.0, 4.0), "failure_rate": 0.0}
 
-    match rng.choice(["chain", "diamond", "fan", "flaky", "long", "long"]):
+    match rng.choice(["chain", "diamond", "fan", "flaky", "long", "long", "errands"]):
         case "chain":
             names = [f"c{i}" for i in range(rng.randint(3, 8))]
             steps = [step(n, *([names[i - 1]] if i else []), input_=quick()) for i, n in enumerate(names)]
@@ -41,6 +41,8 @@ def mixed(rng: random.Random) -> RunSpec:
             steps.append(step("gather", *(f"leaf{i}" for i in range(width)), input_=quick()))
         case "flaky":
             steps = [step(f"f{i}", input_={"delay_s": 0.05, "failure_rate": 0.4}) for i in range(5)]
+        case "errands":
+            steps = errands(rng.random() < 0.5)
         case _:
             steps = [
                 step("before", input_=quick()),
@@ -48,3 +50,12 @@ def mixed(rng: random.Random) -> RunSpec:
                 step("after", "long", input_=quick()),
             ]
     return RunSpec(steps=tuple(steps), goal="chaos")
+
+
+def errands(approve: bool) -> list[StepSpec]:
+    """Return three steps: an errand of recorded calls, a call that is a step of its own, another errand."""
+    return [
+        step("errand", tool="errand", input_={"approve": approve}),
+        step("alone", "errand", tool="send", input_={"n": 9}),
+        step("again", "alone", tool="errand", input_={}),
+    ]

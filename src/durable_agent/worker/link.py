@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from durable_agent.core.port import AuthorTransaction
-from durable_agent.core.records import Claim, Failed, FailureClass, Outcome, Succeeded, Verdict
+from durable_agent.core.records import Claim, Failed, FailureClass, Intended, Outcome, Succeeded, Verdict
 from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost, Unrecorded
 from durable_agent.flow.kinds import KINDS
 from durable_agent.flow.registry import Tool
@@ -36,6 +36,9 @@ class AttemptLink:
         verdict = await self._worker.tell(outcome)
         if verdict is Verdict.LOST:
             raise LeaseLost(f"step {self._claim.name!r} of run {self._claim.lease.run_id} is no longer this worker's")
+        if isinstance(outcome, Intended):
+            # A process that was frozen after the commit asks whether the call is still its own before it makes it (R5).
+            await self._worker.leases_are_good()
         return verdict
 
     def post(self, outcome: Outcome) -> None:

@@ -168,7 +168,7 @@ class Worker:
         outcome: Outcome | None = None
         link = AttemptLink(self, claim)
         try:
-            await self._leases_are_good()
+            await self.leases_are_good()
             outcome = await run_attempt(claim, self.registry, link, limit_bytes=self.artifact_limit_bytes)
             outcome = await link.finish(outcome)
         except LeaseLost:
@@ -190,7 +190,7 @@ class Worker:
                             effect=outcome.no, error=outcome.message)  # fmt: skip
             self._outcomes.append(outcome)
 
-    async def _leases_are_good(self) -> None:
+    async def leases_are_good(self) -> None:
         """Return when the last heartbeat vouches for the leases: a process that was frozen asks before it acts."""
         while time.monotonic() > self._good_until_s:
             self._good.clear()

@@ -1,0 +1,61 @@
+"""A hundred approvals are held while everything is killed; each is answered afterwards, and every run completes."""
+
+from __future__ import annotations
+
+import signal
+
+import httpx2
+import pytest
+
+from tests.cli.system import command, folder, started, until_gone
+from tests.support.postgres import bin_dir
+
+pytestmark = pytest.mark.skipif(bin_dir() is not None, reason="the embedded PostgreSQL is part of what is tested")
+
+RUNS = 100
+RUN = {
+    "steps": [
+        {"name": "approval.go", "input": {"tool": "echo", "arguments": {"n": 1}, "expires_s": 86_400}},
+        {"name": "echo", "input": {"n": 1}, "dependsOn": ["approval.go"]},
+    ]
+}
+
+
+def waits(url: str) -> list[str]:
+    """Return the ids of all open waits."""
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        params = {"limit": 200, **({"cursor": cursor} if cursor else {})}
+        page = httpx2.get(f"{url}/waits", params=params, trust_env=False).json()
+        found += [wait["id"] for wait in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return found
+
+
+def test_a_hundred_approvals_survive_the_death_of_everything() -> None:
+    with folder() as data:
+        with started("up", data_dir=data) as system:
+            answer = httpx2.post(f"{system.url}/runs/batch", json={"runs": [RUN] * RUNS}, trust_env=False, timeout=30)
+            assert answer.status_code == 201, answer.text
+            runs = [item["id"] for item in answer.json()["items"]]
+            # The last one to wait has all the others before it; following it needs no guess at a time.
+            for run in runs:
+                with httpx2.stream(
+                    "GET", f"{system.url}/runs/{run}/events", headers={"Accept": "text/event-stream"}, trust_env=False, timeout=60
+                ) as stream:  # fmt: skip
+                    assert any("run.waiting_for_approval" in line for line in stream.iter_lines())
+            held = waits(system.url)
+            left = list(system.pids())
+            assert system.end(signal.SIGKILL) == -signal.SIGKILL
+            until_gone(left)
+        with started("up", data_dir=data) as again:
+            assert waits(again.url) == held
+            assert len(held) == RUNS
+            for wait in held:
+                done = httpx2.post(f"{again.url}/waits/{wait}/approve", json={}, trust_env=False)
+                assert done.status_code == 202, done.text
+            for run in runs:
+                assert command("tail", run, "--url", again.url).code == 0
+            assert waits(again.url) == []
