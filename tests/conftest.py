@@ -15,6 +15,7 @@ from tests.support.postgres import Database
 from tests.support.runs import Engine, engine_on
 
 HERE = Path(__file__).parent
+LIVE = {"test_everything_killed", "test_waits"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,9 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is also run with LISTEN switched off: all that goes through whole processes or the API."""
+    """Mark what is also run with LISTEN switched off: what goes through whole processes or the API and is about hints."""
     for item in items:
-        if {"acceptance", "api"} & set(item.path.relative_to(HERE).parts):
+        parts = set(item.path.relative_to(HERE).parts)
+        if "api" in parts or ("acceptance" in parts and item.path.stem in LIVE):
             item.add_marker(pytest.mark.live)
 
 

@@ -14,6 +14,7 @@ from durable_agent.errors import (
 )
 from durable_agent.flow.builder import Graph
 from durable_agent.flow.context import Context
+from durable_agent.flow.http import http_tool
 from durable_agent.flow.registry import Registry, Tool, step, tool
 from durable_agent.flow.steps import Approval, Step
 
@@ -37,6 +38,7 @@ __all__ = [
     "Tool",
     "UnknownOutcome",
     "__version__",
+    "http_tool",
     "step",
     "tool",
 ]

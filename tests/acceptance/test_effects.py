@@ -155,3 +155,43 @@ async def test_cancel_in_the_middle_of_a_manual_call_leaves_it_unknown(api: Api)
     assert (await end(api, run_id))["status"] == "cancelled"
     (effect,) = await effects(api, run_id)
     assert effect["state"] == "unknown"
+
+
+async def test_a_redrive_goes_on_from_the_last_recorded_effect(api: Api) -> None:
+    run_id = await run(api, "stubborn", fails=4)
+    ended = await end(api, run_id)
+    assert (ended["status"], ended["steps"][0]["error"]["reason"]) == ("failed", "attempts_exhausted")
+    answer = await api.http.post("/dead-letters/redrive", json={"runId": run_id, "extraAttempts": 3})
+    assert len(answer.json()["redriven"]) == 1
+    assert (await api.watch(run_id, after=ended["last_seq"]))[-1]["type"] == "run.completed"
+    assert outside.called("read") == ["price"]
+
+
+async def test_a_run_that_was_undone_is_not_redriven(api: Api) -> None:
+    run_id = await run(api, "buy", fails=4)
+    await end(api, run_id)
+    assert outside.called("refund") == [5]
+    answer = await api.http.post("/dead-letters/redrive", json={"runId": run_id})
+    assert answer.status_code == 409
+    assert "undone" in answer.json()["detail"]
+
+
+async def test_cancel_stops_the_handler_in_flight(api: Api) -> None:
+    run_id = await run(api, "letter", how="hangs")
+    await until(api, run_id, "effect.intended")
+    await api.http.post(f"/runs/{run_id}/cancel", json={})
+    await end(api, run_id)
+    workers = (await api.http.get("/workers")).json()["items"]
+    async with asyncio.timeout(20):
+        while any(w["running"] for w in workers):
+            workers = (await api.http.get("/workers")).json()["items"]
+            await asyncio.sleep(0)
+
+
+async def test_a_run_that_was_undone_keeps_no_other_from_being_redriven(api: Api) -> None:
+    undone, other = await run(api, "buy", fails=4), await run(api, "stubborn", fails=4)
+    await end(api, undone)
+    ended = await end(api, other)
+    answer = await api.http.post("/dead-letters/redrive", json={"all": True, "extraAttempts": 3})
+    assert [one["run_id"] for one in answer.json()["redriven"]] == [other]
+    assert (await api.watch(other, after=ended["last_seq"]))[-1]["type"] == "run.completed"

@@ -114,7 +114,8 @@ async def test_the_same_key_and_body_is_the_same_run(api: Api) -> None:
         ({"steps": [{"name": "a\x00"}]}, "invalid-request", "NUL"),
         ({"steps": [{"name": "a", "input": "x" * 300_000}]}, "invalid-request", "steps.0.input"),
         ({"steps": [{"name": "agent.a"}]}, "invalid-request", "agent"),
-        ({"graph": "research-swarm", "input": {}}, "invalid-request", "graph"),
+        ({"graph": "a", "steps": [{"name": "a"}]}, "invalid-request", "not both"),
+        ({"agent": "researcher", "input": {}}, "invalid-request", "agent"),
         ({"steps": [{"name": "a", "timeoutS": -1}]}, "invalid-request", "timeoutS"),
     ],
 )  # fmt: skip
@@ -123,6 +124,16 @@ async def test_bad_input_is_refused_by_name(api: Api, body: Any, problem: str, n
     assert answer.status_code == 422
     assert code(answer) == problem
     assert named in answer.text
+
+
+async def test_a_graph_that_nobody_registered_is_named(api: Api) -> None:
+    for path, body in (
+        ("/runs", {"graph": "research-swarm"}),
+        ("/runs/batch", {"runs": [{"graph": "research-swarm"}]}),
+    ):
+        answer = await api.http.post(path, json=body)
+        assert answer.status_code == 404
+        assert "'research-swarm'" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,32 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from durable_agent.core.records import DEFAULT_TENANT, FailureClass, Released, RetryPolicy
+from durable_agent.core.events import digest
+from durable_agent.core.records import (
+    DEFAULT_TENANT,
+    EffectClass,
+    EffectState,
+    FailureClass,
+    InDoubt,
+    Intended,
+    Recorded,
+    Released,
+    RetryPolicy,
+    Suspended,
+    WaitKind,
+)
 from durable_agent.core.states import RunStatus, StepStatus
-from durable_agent.engine import control
+from durable_agent.core.waits import ALLOWED, Decision
+from durable_agent.engine import answer, control
 from durable_agent.engine.explain import Explanation, Reason, StepReason, explain
 from durable_agent.errors import DurableAgentError, NotFound
 from tests.support.postgres import Database
 from tests.support.runs import Engine, Hand, ok, run_of, step
 
+WAITING = {
+    Reason.WAITS_FOR_APPROVAL, Reason.WAITS_FOR_INPUT, Reason.WAITS_FOR_SIGNAL, Reason.WAITS_FOR_TIMER,
+    Reason.WAITS_FOR_SPAWNED_STEPS, Reason.WAITS_FOR_RUN, Reason.UNKNOWN_EFFECT,
+}  # fmt: skip
 LATER = RetryPolicy(max_attempts=3, base_s=60.0, factor=1.0)
 
 
@@ -185,6 +203,7 @@ def assert_fits(found: Explanation, steps: dict[str, Any], done: list[str]) -> N
         status = steps[reason.step]["status"]
         assert reason.reason is not Reason.STRANDED, done
         assert (status == "running") is (reason.reason in running), (reason, done)
+        assert (status == "waiting") is (reason.reason in WAITING), (reason, done)
         assert (status == "pending") is (reason.reason is Reason.WAITS_FOR_STEPS), (reason, done)
 
 
@@ -210,8 +229,11 @@ class Walk:
     async def move(self, run: UUID) -> None:
         """Do one thing at random; what the state refuses changes nothing."""
         verb = self.chance.choice(
-            [self._claim, self._settle, self._settle, self._pause, self._resume, self._wait, self._lose]
-        )
+            [
+                self._claim, self._claim, self._settle, self._settle, self._pause, self._resume, self._wait, self._lose,
+                self._suspend, self._suspend, self._effect, self._answer, self._answer, self._signal,
+            ]
+        )  # fmt: skip
         self.done.append(verb.__name__)
         try:
             await verb(run)
@@ -235,6 +257,45 @@ class Walk:
             case _:
                 await self.hand.settle(ok(claim))
 
+    async def _suspend(self, _: UUID) -> None:
+        if not self.claims:
+            return
+        claim = self.claims.pop(self.chance.randrange(len(self.claims)))
+        kind = self.chance.choice(list(WaitKind))
+        self.done.append(kind.value)
+        expires_s = self.chance.choice([None, 30.0])
+        match kind:
+            case WaitKind.UNKNOWN_EFFECT:
+                await self.hand.settle(InDoubt(claim.lease, 0, claim.tool, "nobody heard"))
+            case WaitKind.STEPS:
+                added = tuple(step(f"{claim.name}.{n}.{claim.lease.claim_no}", retry=LATER) for n in range(2))
+                await self.hand.settle(Suspended(claim.lease, kind, "spawn", {}, "x", steps=added))
+            case WaitKind.RUN:
+                child = run_of(step("child"))
+                await self.hand.settle(Suspended(claim.lease, kind, "run", {}, "x", expires_s, run=child))
+            case _:
+                await self.hand.settle(Suspended(claim.lease, kind, "go", {}, "x", expires_s))
+
+    async def _effect(self, _: UUID) -> None:
+        if not self.claims:
+            return
+        claim = self.chance.choice(self.claims)
+        no = len(claim.effects) + 1
+        tell = Intended(claim.lease, no, "call", EffectClass.IDEMPOTENT, b"{}", digest(b"{}"), f"k{no}", None)
+        done = Recorded(claim.lease, no, "call", EffectState.DONE, b"1")
+        await self.hand.settle(*([tell, done] if self.chance.random() < 0.5 else [tell]))
+
+    async def _answer(self, run: UUID) -> None:
+        rows = self.database.execute("select id, kind from waits where state = 'open' and run_id = %s", run)
+        if not rows:
+            return
+        wait, kind = self.chance.choice(rows)
+        decision = self.chance.choice(ALLOWED.get(WaitKind(str(kind)), (Decision.APPROVED,)))
+        await answer.answer(self.engine.pools, DEFAULT_TENANT, UUID(str(wait)), decision, by="me", value=1)
+
+    async def _signal(self, run: UUID) -> None:
+        await answer.signal(self.engine.pools, DEFAULT_TENANT, run, "go", 1, key=None, by="me")
+
     async def _pause(self, run: UUID) -> None:
         await control.pause(self.engine.pools, DEFAULT_TENANT, run, actor="me")
 
@@ -245,6 +306,7 @@ class Walk:
         self.clock_s += self.chance.choice([1.0, 40.0, 90.0])
         self.database.move_clock(self.clock_s)
         await self.engine.reap()
+        await answer.settle_due(self.engine.pools)
 
     async def _lose(self, _: UUID) -> None:
         self.database.execute("update workers set lease_until = engine_now() - interval '1 s'")

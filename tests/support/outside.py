@@ -187,3 +187,12 @@ async def write(ctx: Context, text: str, fails: int = 0, ends: bool = False) -> 
     if ctx.attempt <= fails:
         raise RetryableError("not yet")
     return text
+
+
+@step("stubborn")
+async def stubborn(ctx: Context, fails: int) -> Any:
+    """Read, and fail until it was tried often enough."""
+    read = await ctx.call("read", what="price")
+    if ctx.attempt <= fails:
+        raise RetryableError("not yet")
+    return read

@@ -121,7 +121,12 @@ async def redrive(
         by_run.setdefault(run, []).append(no)
     done: list[tuple[RunId, str]] = []
     for run, nos in by_run.items():
-        done.extend(await _redrive_run(db, tenant, run, nos, actor, extra_attempts))
+        try:
+            done.extend(await _redrive_run(db, tenant, run, nos, actor, extra_attempts))
+        except Conflict:
+            if run_id is not None:
+                raise
+            continue  # a run that has undone what it did does not keep the others from going on
     return done
 
 

@@ -1,0 +1,73 @@
+"""HTTP tools: a call of a fixed address as a tool, with the idempotency key in its header and every outcome classified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from durable_agent.core.records import RetryPolicy
+from durable_agent.errors import FatalError, RateLimited, RetryableError, UnknownOutcome
+from durable_agent.flow.context import Context
+from durable_agent.flow.registry import Effect, Tool, tool
+
+HEADER = "Idempotency-Key"
+
+
+def http_tool(
+    name: str, url: str, *, method: str = "POST", effect: Effect = "manual", headers: Mapping[str, str] | None = None,
+    timeout_s: float = 30.0, retry: RetryPolicy | None = None, compensate: str | None = None,
+    verify: Callable[..., Any] | None = None,
+) -> Tool:  # fmt: skip
+    """Return a tool that sends its arguments as JSON (as a query for GET) and returns the JSON, else the text, it gets.
+
+    Every request carries the call's `Idempotency-Key`. What could not be sent and 429 or 503 are tried again (honouring
+    Retry-After); another 4xx is final; a 5xx and a lost answer leave the outcome unknown, which the effect class decides.
+    """
+
+    @tool(name, effect=effect, retry=retry, compensate=compensate, verify=verify)
+    async def call(ctx: Context, **arguments: Any) -> Any:
+        sent: dict[str, Any] = {"params": arguments} if method in ("GET", "HEAD", "DELETE") else {"json": arguments}
+        given = {**(headers or {}), HEADER: ctx.idempotency_key}
+        try:
+            async with httpx2.AsyncClient(timeout=timeout_s, trust_env=False) as client:
+                answer = await client.request(method, url, headers=given, **sent)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            raise RetryableError(f"{method} {url} could not be sent: {error}") from error
+        except httpx2.HTTPError as error:
+            raise UnknownOutcome(f"{method} {url} was sent and not answered: {type(error).__name__}") from error
+        return result_of(answer)
+
+    return call
+
+
+def result_of(answer: httpx2.Response) -> Any:
+    """Return what an answer holds. Raises RateLimited, FatalError, UnknownOutcome by its status."""
+    said = f"{answer.request.method} {answer.request.url}: HTTP {answer.status_code}"
+    match answer.status_code:
+        case 429 | 503:
+            raise RateLimited(said, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
+        case status if status >= 500:
+            raise UnknownOutcome(f"{said}: {answer.text[:300]}")
+        case status if status >= 300:
+            raise FatalError(f"{said}: {answer.text[:300]}")
+        case _:
+            kind = answer.headers.get("content-type", "")
+            return answer.json() if "json" in kind and answer.content else answer.text
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks for, given as a number or as a date; None for none or nonsense."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
