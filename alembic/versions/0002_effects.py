@@ -107,7 +107,7 @@ STATEMENTS = (
     """,
     "create index waits_due on waits (due_at) where state = 'open' and due_at is not null",
     "create index waits_child on waits (tenant, child_run) where state = 'open' and child_run is not null",
-    "create index waits_cancelled on waits (tenant, child_run) where state = 'cancelled' and child_run is not null",
+    "create index waits_cancelled on waits (answered_at) where state = 'cancelled' and child_run is not null",
     "create index waits_open on waits (tenant, id) where state = 'open'",
     """
     create table signals (

@@ -195,3 +195,17 @@ async def test_a_run_that_was_undone_keeps_no_other_from_being_redriven(api: Api
     answer = await api.http.post("/dead-letters/redrive", json={"all": True, "extraAttempts": 3})
     assert [one["run_id"] for one in answer.json()["redriven"]] == [other]
     assert (await api.watch(other, after=ended["last_seq"]))[-1]["type"] == "run.completed"
+
+
+async def test_a_pause_reaches_an_attempt_in_flight_at_its_next_effect(api: Api) -> None:
+    run_id = await run(api, "pausable")
+    await until(api, run_id, "effect.recorded")
+    await api.http.post(f"/runs/{run_id}/pause", json={})
+    outside.GATES["go on"].set()
+    await until(api, run_id, "step.released")
+    found = (await api.http.get(f"/runs/{run_id}/explain")).json()
+    assert (found["status"], [s["reason"] for s in found["steps"]]) == ("paused", ["paused"])
+    await api.http.post(f"/runs/{run_id}/resume", json={})
+    ended = await end(api, run_id)
+    assert (ended["status"], ended["steps"][0]["output"]) == ("completed", 1)
+    assert outside.called("read") == ["price"]

@@ -271,3 +271,65 @@ def test_help_needs_neither_the_server_nor_the_migrations() -> None:
     code = "import sys, durable_agent.cli; print([m for m in ('fastapi', 'alembic', 'uvicorn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def asked(system: System, say: Any, run: str) -> dict[str, Any]:
+    """Return the run's open wait, once there is one: the stream tells when."""
+    with httpx2.stream(
+        "GET", f"{system.url}/runs/{run}/events", headers={"Accept": "text/event-stream"}, trust_env=False, timeout=60
+    ) as stream:
+        assert any("step.waiting" in line for line in stream.iter_lines())
+    (wait,) = json.loads(say("waits", "list", "--run", run, "--json").out)["items"]
+    return dict(wait)
+
+
+def test_a_question_is_listed_and_answered(system: System, say: Any) -> None:
+    run = start(system, {"steps": [{"name": "input.who", "input": {"prompt": "Who?\x1b[31m"}}]})
+    wait = asked(system, say, run)
+    listed = say("waits", "list", "--run", run)
+    assert "Who?\\x1b[31m" in listed.out
+    assert "\x1b" not in listed.out
+    assert say("waits", "respond", wait["id"], '{"name": "Ada"}', "--reason", "I know her").code == 0
+    assert say("tail", run).code == 0
+    assert json.loads(say("runs", "show", run, "--json").out)["steps"][0]["output"] == {"name": "Ada"}
+    again = say("waits", "approve", wait["id"])
+    assert (again.code, "responded by local" in again.err) == (1, True)
+
+
+def test_a_rejection_fails_the_run(system: System, say: Any) -> None:
+    run = start(system, {"steps": [{"name": "approval.go", "input": {}}]})
+    assert say("waits", "reject", asked(system, say, run)["id"], "--reason", "no").code == 0
+    assert say("tail", run).code == 1
+    assert "rejected" in say("dead-letters", "list", "--run", run).out
+
+
+def test_a_signal_is_delivered_once_a_key(system: System, say: Any) -> None:
+    run = start(system, {"steps": [{"name": "signal.go", "input": {}}]})
+    assert say("runs", "signal", run, "go", '{"n": 1}', "--idempotency-key", "k").out == "delivered\n"
+    assert say("tail", run).code == 0
+    assert say("runs", "signal", run, "go", "2").code == 1
+
+
+def test_settle_and_unknown_waits_are_refused_clearly(say: Any) -> None:
+    assert say("waits", "settle", UNKNOWN, "perhaps").code == 2
+    assert say("waits", "settle", UNKNOWN, "fail").code == 3
+    assert say("waits", "list", "--run", UNKNOWN).out == "nothing waits for a person\n"
+
+
+def test_a_graph_in_a_file_is_run_and_made_again(system: System, say: Any, tmp_path: Path) -> None:
+    file = tmp_path / "hello.py"
+    file.write_text(
+        "from durable_agent import Graph\n"
+        "hello = Graph('hello').node('echo', input={'text': 'hi'}).node('noop').edge('echo', 'noop')\n"
+    )
+    run = say("run", str(file)).out.strip()
+    assert say("tail", run).code == 0
+    replayed = say("runs", "replay", run)
+    assert (replayed.code, "no step differs" in replayed.out) == (0, True), replayed.out + replayed.err
+    edited = say("runs", "replay", run, "--live", "--from", "noop", "--edits", '{"echo": {"output": 1}}')
+    assert (edited.code, "first difference: echo" in edited.out) == (1, True), edited.out + edited.err
+
+
+def test_a_graph_that_is_not_registered_is_named(say: Any) -> None:
+    answer = say("run", "nobody")
+    assert (answer.code, "'nobody'" in answer.err) == (3, True)

@@ -196,3 +196,12 @@ async def stubborn(ctx: Context, fails: int) -> Any:
     if ctx.attempt <= fails:
         raise RetryableError("not yet")
     return read
+
+
+@step("pausable")
+async def pausable(ctx: Context) -> int:
+    """Read, wait to be let on within the attempt, and charge."""
+    await ctx.call("read", what="price")
+    await GATES["go on"].wait()
+    await ctx.call("double", item=1)
+    return ctx.attempt

@@ -241,7 +241,7 @@ async def cancel_run(request: Request, run_id: UUID, who: Operator) -> Response:
 
 @router.post("/runs/{run_id}/pause", status_code=202)
 async def pause_run(request: Request, run_id: UUID, who: Operator) -> Response:
-    """Stop claiming the run's steps; attempts in flight go on to their end."""
+    """Stop claiming the run's steps; attempts in flight begin no further effect."""
     return await _control(request, control.pause, run_id, who)
 
 

@@ -159,7 +159,7 @@ def cancel(run: RunId, reason: Reason = None, url: Url = None) -> None:
 
 @app.command()
 def pause(run: RunId, reason: Reason = None, url: Url = None) -> None:
-    """Stop claiming a run's steps; attempts in flight go on."""
+    """Stop claiming a run's steps; attempts in flight begin no further effect."""
     print(call(url_of(url), "POST", f"/runs/{run}/pause", json={"reason": reason})["status"])
 
 

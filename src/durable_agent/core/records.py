@@ -345,12 +345,14 @@ ON_THE_WAY = (Emitted, Intended, Recorded, Noted, Stored)
 
 
 class Verdict(StrEnum):
-    """What became of an outcome: accepted now, accepted before, refused by the fence, or not allowed (an approval)."""
+    """What became of an outcome: accepted now, accepted before, refused by the fence, not allowed (an approval), or put
+    off because the run is paused."""
 
     OK = "ok"
     ALREADY = "already"
     LOST = "lost"
     REFUSED = "refused"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)

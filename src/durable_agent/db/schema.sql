@@ -565,7 +565,7 @@ CREATE INDEX runs_open ON ONLY runs USING btree (tenant, id) WHERE (finished_at 
 CREATE INDEX runs_default_tenant_id_idx ON runs_default USING btree (tenant, id) WHERE (finished_at IS NULL);
 CREATE INDEX runs_origin ON ONLY runs USING btree (tenant, origin) WHERE (origin IS NOT NULL);
 CREATE INDEX runs_default_tenant_origin_idx ON runs_default USING btree (tenant, origin) WHERE (origin IS NOT NULL);
-CREATE INDEX waits_cancelled ON waits USING btree (tenant, child_run) WHERE ((state = 'cancelled'::text) AND (child_run IS NOT NULL));
+CREATE INDEX waits_cancelled ON waits USING btree (answered_at) WHERE ((state = 'cancelled'::text) AND (child_run IS NOT NULL));
 CREATE INDEX waits_child ON waits USING btree (tenant, child_run) WHERE ((state = 'open'::text) AND (child_run IS NOT NULL));
 CREATE INDEX waits_due ON waits USING btree (due_at) WHERE ((state = 'open'::text) AND (due_at IS NOT NULL));
 CREATE INDEX waits_open ON waits USING btree (tenant, id) WHERE (state = 'open'::text);

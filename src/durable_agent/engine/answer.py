@@ -21,6 +21,8 @@ from durable_agent.engine.waiting import child_value, end_wait
 from durable_agent.errors import Conflict, Forbidden, InvalidRequest, NotFound
 
 MAX_SIGNALS = 10_000
+# So many due waits are looked at in one go; a process that found as many looks again at once.
+MANY_DUE = 200
 
 
 async def answer(
@@ -150,7 +152,7 @@ async def signal(
 async def settle_due(db: Database) -> int:
     """End the waits whose time is over and those for runs that have ended; return how many. Any process may."""
     async with db.reading() as conn:
-        due = await (await conn.execute(WAITS.due)).fetchall()
+        due = await (await conn.execute(WAITS.due, {"limit": MANY_DUE})).fetchall()
     return sum([await _settle_one(db, Tenant(tenant), wait, run) for tenant, wait, run in due])
 
 

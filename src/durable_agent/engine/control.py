@@ -82,7 +82,10 @@ async def cancel(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reas
 
 
 async def pause(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None) -> str:
-    """Stop claiming the run's steps; attempts in flight go on to their end. Raises NotFound, Conflict."""
+    """Stop claiming the run's steps; attempts in flight begin no further effect. Raises NotFound, Conflict.
+
+    An attempt that asks for one gives its step back, which is held; the others go on to their end.
+    """
     async with locked(db, tenant, run_id) as held:
         held.journal.move(held.head, RunEvent.PAUSED, _why(reason), by=actor)
         await held.conn.execute(JOURNAL.hold_steps, held.where)

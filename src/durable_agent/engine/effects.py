@@ -9,7 +9,7 @@ from uuid import UUID
 
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.records import EffectState, InDoubt, Intended, Noted, Outcome, Recorded, Verdict, WaitKind
-from durable_agent.core.states import StepEvent
+from durable_agent.core.states import RunStatus, StepEvent
 from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
@@ -64,6 +64,8 @@ class Record:
         facts = {"effect": outcome.no, "name": outcome.name, "claim_no": lease.claim_no}
         match outcome:
             case Intended():
+                if head.status is RunStatus.PAUSED:
+                    return Verdict.PAUSED
                 if outcome.approval is not None:
                     if not self._allowed(outcome):
                         return Verdict.REFUSED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from durable_agent.artifacts import KEY, Artifacts, is_reference
+from durable_agent.artifacts import KEY, Artifacts, StoreUnavailable, is_reference
 from durable_agent.core.events import ChainBroken, StoredEvent, digest, dumps, fold, inputs_digest, verify
 from durable_agent.core.graph import Graph
 from durable_agent.core.records import Tenant
@@ -30,7 +31,7 @@ async def export_lines(
     """Yield the lines of a run's export: run, steps, effects, waits, events in order with their hashes, end.
 
     All lines are of one moment: they are read in one snapshot. With `artifacts` the results that lie there are in it, too.
-    Raises NotFound, StoreUnavailable.
+    Raises NotFound.
     """
     async with db.reading() as conn, conn.transaction():
         await conn.execute("set transaction isolation level repeatable read, read only")
@@ -48,8 +49,10 @@ async def export_lines(
         for wait in await reads.rows(conn, WAITS.of_run, {"tenant": tenant, "run": run_id}):
             yield _line({"record": "wait", **wait})
         for digest_ in sorted(kept) if artifacts is not None else ():
-            content = (await artifacts.get(digest_)).decode() if artifacts is not None else ""
-            yield _line({"record": "content", "sha256": digest_, "content": content})
+            # What the store has lost is missing from the export, too; its digest still tells what it was.
+            with suppress(NotFound, StoreUnavailable):
+                content = (await artifacts.get(digest_)).decode() if artifacts is not None else ""
+                yield _line({"record": "content", "sha256": digest_, "content": content})
         async for row in _events(conn, tenant, run_id):
             yield _line({"record": "event", **row, "hash": bytes(row["hash"]).hex()})
         yield _line({"record": "end", "events": run["last_seq"], "chain": run["chain"]})

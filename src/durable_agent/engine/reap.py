@@ -19,7 +19,7 @@ from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
-from durable_agent.engine.answer import cancel_orphans, settle_children, settle_due
+from durable_agent.engine.answer import MANY_DUE, cancel_orphans, settle_children, settle_due
 from durable_agent.engine.claim import Step, idempotency_key
 from durable_agent.engine.conclude import cancel_failed, ended_children
 from durable_agent.engine.exchange import SESSIONS, wind_up
@@ -204,7 +204,12 @@ class Upkeep:
 
     async def settle_waits(self) -> None:
         """End the waits that are due, and the runs that nobody waits for any more."""
-        if await settle_due(self.db) + await cancel_orphans(self.db):
+        settled = 0
+        for _ in range(20):
+            settled += (found := await settle_due(self.db))
+            if found < MANY_DUE:
+                break
+        if settled + await cancel_orphans(self.db):
             self.bell.ring(READY, EVENTS, CONTROL)
             self.stir()
 

@@ -23,6 +23,7 @@ from durable_agent.core.records import (
     Noted,
     Outcome,
     Recorded,
+    Released,
     Verdict,
 )
 from durable_agent.errors import (
@@ -102,7 +103,11 @@ class Calls:
         intent = Intended(
             self.claim.lease, begun.no, tool.name, begun.effect, request, sha, begun.key, tool.compensate, approval
         )
-        if await self.link.tell(intent) is Verdict.REFUSED:
+        verdict = await self.link.tell(intent)
+        if verdict is Verdict.PAUSED:
+            # The step gives itself back and is held; what it has done so far is recorded.
+            await self.suspend(Released(self.claim.lease), under_way)
+        if verdict is Verdict.REFUSED:
             raise Refused(
                 f"the approval does not allow this call of {tool.name!r}: it was given for other arguments, or used already"
             )

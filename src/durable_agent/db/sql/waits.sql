@@ -120,7 +120,7 @@ union all
 select w.tenant, w.id, w.run_id from waits w
 join runs r on r.tenant = w.tenant and r.id = w.child_run
 where w.state = 'open' and w.child_run is not null and r.finished_at is not null
-limit 200;
+limit %(limit)s;
 
 -- name: of_child
 -- The open wait for a run. Index: waits_child.
@@ -158,9 +158,10 @@ select w.id, w.step_no, w.no, w.kind, w.name, w.state, w.request_sha256, w.due_a
 from waits w where w.tenant = %(tenant)s and w.run_id = %(run)s order by w.step_no, w.no;
 
 -- name: orphans
--- Open runs that a step of another run waited for, which is no longer waited for. Index: waits_cancelled. Locks nothing.
+-- Open runs that a step of another run waited for until lately, and no longer does. Index: waits_cancelled. Locks nothing.
 -- Over all tenants: the process's upkeep.
 select r.tenant, r.id
 from waits w join runs r on r.tenant = w.tenant and r.id = w.child_run
-where w.state = 'cancelled' and w.child_run is not null and r.finished_at is null and r.status <> 'compensating'
+where w.state = 'cancelled' and w.child_run is not null and w.answered_at > engine_now() - interval '7 days'
+  and r.finished_at is null and r.status <> 'compensating'
 limit 100;
