@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
@@ -67,3 +68,30 @@ def test_a_newer_schema_is_left_alone(empty: str) -> None:
 def test_a_database_that_cannot_be_reached_is_named_as_such() -> None:
     with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
         migrate.upgrade("postgresql://nobody@127.0.0.1:1/nothing")
+
+
+def test_a_database_of_the_first_schema_is_brought_to_this_one_with_its_runs(empty: str) -> None:
+    first = runpy.run_path(str(migrate.scripts() / "versions/0001_engine.py"))
+    run = "01900000-0000-7000-8000-000000000001"
+    with psycopg.connect(empty, autocommit=True) as conn:
+        for statement in first["STATEMENTS"]:
+            conn.execute(statement)
+        conn.execute("create table alembic_version (version_num varchar(32) not null primary key)")
+        conn.execute("insert into alembic_version values ('0001')")
+        conn.execute(
+            "insert into runs (tenant, id, status, steps_total, steps_left, last_seq, chain, created_at, lane)"
+            " values (1, %s, 'running', 1, 1, 0, '', now(), '')",
+            (run,),
+        )
+        conn.execute(
+            "insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s,"
+            " queued_at) values (1, %s, 0, 1, 1, 'ready', 0, 0, 0, 3, 60, now())",
+            (run,),
+        )
+    assert migrate.upgrade(empty) == migrate.head()
+    with psycopg.connect(empty, autocommit=True) as conn:
+        assert conn.execute("select waiting, origin from runs").fetchall() == [(0, None)]
+        assert conn.execute("select state, effect from queue").fetchall() == [("ready", None)]
+        weeks = "select count(*) from pg_inherits where inhparent = %s::regclass"
+        assert conn.execute(weeks, ("effects",)).fetchone() == conn.execute(weeks, ("runs",)).fetchone()
+        conn.execute("select drop_ended_partitions(now() - interval '30 days')")

@@ -29,6 +29,7 @@ class Metric(StrEnum):
     OLDEST_READY = "durable_agent_oldest_ready_seconds"
     WORKERS = "durable_agent_workers"
     DEAD_LETTERS = "durable_agent_dead_letters"
+    WAITS = "durable_agent_waits_for_people"
     LISTENER_UP = "durable_agent_listener_up"
     WATCHERS = "durable_agent_watchers"
     LOOP_LAG = "durable_agent_event_loop_lag_seconds"

@@ -39,6 +39,8 @@ def somebody(receiver: Receiver) -> Any:
                 return Decision.APPROVED, None
             case "input":
                 return Decision.RESPONDED, 42
+            case "signal":
+                return Decision.SIGNALLED, "went"
             case _:
                 key = wait["request"]["key"]
                 happened = key in receiver.results
@@ -68,7 +70,7 @@ async def test_waits_spawned_steps_and_rows_survive_a_kill_at_every_commit(datab
             environment={"TEST_RECEIVER": str(receiver.port)},
         )  # fmt: skip
     assert report.different == []
-    assert report.baseline.outputs["asked"] == [7, 42, [1, 2]]
+    assert report.baseline.outputs["asked"] == [7, 42, "went", [1, 2], "completed", {"child": 8}]
     assert report.baseline.seen["notes"] == [(1,)]
     assert len(report.points) >= 16
 

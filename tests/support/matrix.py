@@ -60,8 +60,10 @@ async def waits(ctx: Context) -> list[Any]:
     done = await ctx.call("idempotent", grant, n=7)
     said = await ctx.ask("How many?")
     await ctx.sleep(timedelta(milliseconds=5))
+    heard = await ctx.wait_for_signal("go")
     spawned = await ctx.map("safe", [1, 2], concurrency=1, argument="n")
-    return [done, said, spawned]
+    child = await ctx.run([{"name": "child", "tool": "idempotent", "input": {"n": 8}}])
+    return [done, said, heard, spawned, child["status"], child["output"]]
 
 
 @step("note")

@@ -30,7 +30,7 @@ class _Scrape:
         """Yield the families."""
         stats, counters = self._stats, self._state.counters
         depth = GaugeMetricFamily(Metric.QUEUE_DEPTH, "Live steps by their place in the queue.", labels=["state"])
-        for name in ("ready", "scheduled", "held", "leased"):
+        for name in ("ready", "scheduled", "held", "leased", "waiting"):
             depth.add_metric([name], stats[name])
         yield depth
         workers = GaugeMetricFamily(Metric.WORKERS, "Worker sessions by state.", labels=["state"])
@@ -41,6 +41,9 @@ class _Scrape:
             Metric.OLDEST_READY, "Age of the oldest ready step.", value=stats["oldest_ready_s"] or 0.0
         )
         yield GaugeMetricFamily(Metric.DEAD_LETTERS, "Steps that gave up.", value=stats["dead_letters"])
+        yield GaugeMetricFamily(
+            Metric.WAITS, "Open approvals, questions and unknown effects.", value=stats["waits_for_people"]
+        )
         yield GaugeMetricFamily(
             Metric.LISTENER_UP, "Whether LISTEN is established.", value=float(self._state.listener.up)
         )

@@ -80,61 +80,34 @@ class Journal:
         self.session = session
         self._at_us = micros(now)
         self.heads: dict[RunKey, Head] = {}
-        key = STEP_KEY
-        fence = ("claim_nos", "tokens")
-        self.finished = Row(
-            QUEUE.finish_steps,
-            (
-                *key,
-                *fence,
-                "statuses",
-                "outputs",
-                "errors",
-                "failures",
-                "crashes",
-                "workers",
-                "done_tokens",
-                "compensates",
-            ),
-        )
-        self.requeued = Row(
-            QUEUE.requeue_steps, (*key, *fence, "states", "delays", "failures", "crashes", "last_tokens", "effects")
-        )
-        self.resolved = Row(JOURNAL.resolve_steps, ("ats", *key, "deps_left", "taken", "statuses", "errors"))
-        self.enqueued = Row(
-            QUEUE.enqueue_steps,
-            (
-                *key,
-                "routes",
-                "ords",
-                "states",
-                "claim_nos",
-                "failures",
-                "crashes",
-                "max_crashes",
-                "tokens",
-                "deadlines",
-                "effects",
-            ),
-        )
-        self.leased = Row(QUEUE.lease_steps, ("ats", *key, *fence, "effects"))
-        self.intended = Row(
-            EFFECTS.intend_effects,
-            (*key, *fence, "effects", "names", "classes", "states", "requests_sha256", "keys", "compensates", "approvals",
-             "requests", "results"),
-        )  # fmt: skip
+        # fmt: off
+        key, fence = STEP_KEY, ("claim_nos", "tokens")
+        self.intended = Row(EFFECTS.intend_effects, (
+            *key, *fence, "effects", "names", "classes", "states", "requests_sha256", "keys", "compensates", "approvals",
+            "requests", "results",
+        ))
         self.recorded = Row(EFFECTS.record_effects, (*key, *fence, "effects", "states", "results", "errors"))
         self.stored = Row(EFFECTS.store_artifacts, (*key, *fence, "ids", "names", "media_types", "digests", "sizes"))
         self.consumed = Row(WAITS.consume_approvals, ("tenants", "ids"))
-        self.waits = Row(
-            WAITS.open_waits,
-            ("tenants", "ids", "runs", "nos", "kinds", "names", "requests_sha256", "allow_self", "steps_left",
-             "child_runs", "expires", "answered_by", "effect_nos", "requests", "answers"),
-        )  # fmt: skip
+        self.waits = Row(WAITS.open_waits, (
+            "tenants", "ids", "runs", "nos", "kinds", "names", "requests_sha256", "allow_self", "steps_left", "child_runs",
+            "expires", "answered_by", "effect_nos", "requests", "answers",
+        ))
+        self.finished = Row(QUEUE.finish_steps, (
+            *key, *fence, "statuses", "outputs", "errors", "failures", "crashes", "workers", "done_tokens", "compensates",
+        ))
+        self.requeued = Row(QUEUE.requeue_steps, (
+            *key, *fence, "states", "delays", "failures", "crashes", "last_tokens", "effects",
+        ))
+        self.resolved = Row(JOURNAL.resolve_steps, ("ats", *key, "deps_left", "taken", "statuses", "errors"))
+        self.enqueued = Row(QUEUE.enqueue_steps, (
+            *key, "routes", "ords", "states", "claim_nos", "failures", "crashes", "max_crashes", "tokens", "deadlines",
+            "effects",
+        ))
+        self.leased = Row(QUEUE.lease_steps, ("ats", *key, *fence, "effects"))
         self.dead = Row(JOURNAL.add_dead_letters, (*key, "names", "tools", "reasons", "failures", "messages"))
-        self._events = Row(
-            JOURNAL.add_events, ("tenants", "runs", "seqs", "step_nos", "types", "hashes", "data", "details")
-        )
+        self._events = Row(JOURNAL.add_events, ("tenants", "runs", "seqs", "step_nos", "types", "hashes", "data", "details"))
+        # fmt: on
 
     def take(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Take the rows of `lock_runs` as heads."""

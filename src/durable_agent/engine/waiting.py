@@ -116,8 +116,10 @@ async def end_wait(
     where = {"tenant": head.tenant, "run": head.id, "no": no, "state": state, "now": journal.now}
     await conn.execute(WAITS.wake_step, where)
     head.waiting -= 1
+    # What steps and runs came to is in their own rows; here it would be a second copy for every watcher.
+    value = None if answer["decision"] == Decision.FINISHED else answer["value"]
     journal.append(
-        head, StepEvent.ANSWERED, no, {"reason": answer["reason"], "value": answer["value"]}, wait=str(wait),
+        head, StepEvent.ANSWERED, no, {"reason": answer["reason"], "value": value}, wait=str(wait),
         decision=answer["decision"], by=answer["by"],
     )  # fmt: skip
 

@@ -43,6 +43,7 @@ class Context:
         self._key = key or claim.idempotency_key
         self._nested = nested
         self._limit_bytes = limit_bytes
+        self._spawned: set[str] = set()
         self._ledger = Ledger(claim.effects, claim.answers, sealed=claim.replay is not None)
         self.calls = Calls(claim, link, self._ledger, self._encode, self._within)
 
@@ -213,6 +214,9 @@ class Context:
         specs = step_specs(steps)
         if not specs:
             return []
+        if name in self._spawned:
+            raise FatalError(f"ctx.spawn or ctx.map was called twice with name={name!r}; give each a name of its own")
+        self._spawned.add(name)
         if len(specs) > MAX_SPAWNED:
             raise FatalError(f"{len(specs)} steps are more than the {MAX_SPAWNED} a step may add")
         plan(specs, max_steps=MAX_SPAWNED)

@@ -3,7 +3,8 @@
 from durable_agent.testing.cassette import Played, play
 from durable_agent.testing.crash import CrashReport, Happening, crash_everywhere
 from durable_agent.testing.inline import run_in_memory
-from durable_agent.testing.memory import FakeBackend, FakeRun, FakeWait
+from durable_agent.testing.memory import FakeBackend
+from durable_agent.testing.state import FakeRun, FakeWait
 
 __all__ = [
     "CrashReport",

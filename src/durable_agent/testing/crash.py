@@ -31,6 +31,7 @@ from durable_agent.db.doorbell import Bell
 from durable_agent.db.pool import Database
 from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.engine.answer import answer
+from durable_agent.engine.answer import signal as signal_run
 from durable_agent.engine.health import check_history
 from durable_agent.engine.reap import Upkeep
 from durable_agent.engine.submit import Submission, submit
@@ -197,15 +198,29 @@ class _Stage:
             if run is None or RunStatus(run["status"]).final:
                 return False
             for wait in waits:
-                await self._answer(wait)
+                if wait["kind"] in ("approval", "input", "unknown_effect", "signal"):
+                    await self._answer(wait)
             await asyncio.sleep(_POLL_S)
         raise TimeoutError(f"run {run_id} did not end within {PATIENCE_S:g} s")
 
     async def _answer(self, wait: dict[str, Any]) -> None:
         said = await self.answers(wait) if self.answers is not None else None
         if said is not None:
+            decision, value = said
             with contextlib.suppress(Conflict, NotFound):
-                await answer(self.db, DEFAULT_TENANT, wait["id"], said[0], by="crash_everywhere", value=said[1])
+                if decision is Decision.SIGNALLED:
+                    # Its key makes it one signal, however often it is looked at before it is heard.
+                    await signal_run(
+                        self.db,
+                        DEFAULT_TENANT,
+                        wait["run_id"],
+                        wait["name"],
+                        value,
+                        key=str(wait["id"]),
+                        by="crash_everywhere",
+                    )
+                else:
+                    await answer(self.db, DEFAULT_TENANT, wait["id"], decision, by="crash_everywhere", value=value)
             await asyncio.to_thread(_ring, self.url)
 
     async def _look(self, run_id: UUID, commit: int, side: str) -> Happening:
@@ -218,7 +233,7 @@ class _Stage:
         return Happening(commit, side, run_id, run["status"] if run else "gone", outputs, list(faults), seen)
 
 
-_OPEN = {"tenant": DEFAULT_TENANT, "state": "open", "kind": None, "people": True, "after": None, "limit": 100}
+_OPEN = {"tenant": DEFAULT_TENANT, "state": "open", "kind": None, "people": False, "after": None, "limit": 100}
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -16,7 +16,8 @@ from durable_agent.flow.kinds import KINDS
 from durable_agent.flow.registry import Registry, Tool
 from durable_agent.flow.steps import Step, step_specs
 from durable_agent.telemetry import Counters
-from durable_agent.testing.memory import FakeBackend, FakeRun, FakeWait
+from durable_agent.testing.memory import FakeBackend
+from durable_agent.testing.state import FakeRun, FakeWait
 from durable_agent.worker.loop import Worker
 
 Answers = Callable[[FakeBackend, FakeWait], None]

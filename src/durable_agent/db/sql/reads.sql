@@ -99,7 +99,10 @@ select
   (select count(*) from workers w where w.state = 'active' and w.lease_until > engine_now())::int as active,
   (select count(*) from workers w where w.state = 'draining')::int as draining,
   (select count(*) from workers w where w.state = 'lost')::int as lost,
-  (select count(*) from dead_letters)::int as dead_letters;
+  (select count(*) from dead_letters)::int as dead_letters,
+  (select count(*) from queue q where q.state = 'waiting')::int as waiting,
+  (select count(*) from waits w where w.state = 'open' and w.kind in ('approval', 'input', 'unknown_effect'))::int
+    as waits_for_people;
 
 -- name: schema_revision
 -- The schema's revision.

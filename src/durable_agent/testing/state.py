@@ -1,0 +1,73 @@
+"""Runs, steps and waits as the engine in memory holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from durable_agent.core.records import Answer, Effect, RunSpec, StepSpec, Suspended, Token
+from durable_agent.core.states import StepStatus
+
+
+@dataclass(slots=True)
+class FakeStep:
+    """A step as it stands."""
+
+    no: int
+    spec: StepSpec
+    parents: tuple[int, ...]
+    conditions: Mapping[int, str]
+    status: StepStatus = StepStatus.PENDING
+    output: Any = None
+    error: dict[str, Any] | None = None
+    claim_no: int = 0
+    failures: int = 0
+    token: Token | None = None
+    due_s: float = 0.0
+    effects: dict[int, Effect] = field(default_factory=dict)
+    undo: dict[int, tuple[str, Any, int]] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+    spawned_by: int | None = None
+    compensates: int | None = None
+    ended: int = 0
+
+
+@dataclass(slots=True)
+class FakeWait:
+    """A wait as it stands; `spawned` are the numbers of the steps it waits for."""
+
+    id: UUID
+    run_id: UUID
+    step: int
+    asked: Suspended
+    due_s: float | None
+    effect: int | None = None
+    spawned: tuple[int, ...] = ()
+    child: UUID | None = None
+    open: bool = True
+    consumed: bool = False
+
+
+@dataclass(slots=True)
+class FakeRun:
+    """A run as it stands."""
+
+    id: UUID
+    spec: RunSpec
+    steps: list[FakeStep]
+    status: str = "running"
+    ending: str | None = None
+    events: list[tuple[str, Any]] = field(default_factory=list)
+    signals: list[tuple[str, Any]] = field(default_factory=list)
+
+    def step(self, name: str) -> FakeStep:
+        """Return the step of that name."""
+        return next(step for step in self.steps if step.spec.name == name)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The outputs of the steps that succeeded, by name."""
+        done = (StepStatus.SUCCEEDED, StepStatus.COMPENSATED)
+        return {step.spec.name: step.output for step in self.steps if step.status in done}
