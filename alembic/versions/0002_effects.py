@@ -35,6 +35,7 @@ STATEMENTS = (
       add column spawn_index int,
       add column compensates int,
       add column compensate text,
+      add column in_doubt text,
       add column origin uuid,
       add column shared bool not null default false,
       add column edited bool not null default false,

@@ -209,3 +209,23 @@ async def test_a_pause_reaches_an_attempt_in_flight_at_its_next_effect(api: Api)
     ended = await end(api, run_id)
     assert (ended["status"], ended["steps"][0]["output"]) == ("completed", 1)
     assert outside.called("read") == ["price"]
+
+
+@pytest.mark.parametrize(("tool", "given"), [("mail", {"to": "him"}), ("letter", {"to": "him"})])
+async def test_a_manual_call_that_its_runs_failure_cut_off_is_not_made_again_by_a_redrive(
+    api: Api, tool: str, given: dict[str, str]
+) -> None:
+    run_id = await api.start(
+        {"name": "s", "tool": tool, "input": {**given, "how": "hangs"}}, {"name": "gated", "tool": "gated"}
+    )
+    async with asyncio.timeout(20):
+        while not outside.called("mail"):  # noqa: ASYNC110  # the world has no event to wait for
+            await asyncio.sleep(0)
+    outside.GATES["fail"].set()
+    await end(api, run_id)
+    assert len((await api.http.post("/dead-letters/redrive", json={"runId": run_id})).json()["redriven"]) == 1
+    wait = await next_wait(api, run_id)
+    assert wait["kind"] == "unknown_effect"
+    await api.http.post(f"/waits/{wait['id']}/settle", json={"outcome": "happened", "result": "by hand"})
+    events = [event["type"] for event in await api.watch(run_id)]
+    assert (events[-1], outside.called("mail")) == ("run.completed", ["him"])

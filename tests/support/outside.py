@@ -205,3 +205,12 @@ async def pausable(ctx: Context) -> int:
     await GATES["go on"].wait()
     await ctx.call("double", item=1)
     return ctx.attempt
+
+
+@step("gated")
+async def gated(ctx: Context) -> str:
+    """Fail for good at the first attempt, when told to."""
+    await GATES["fail"].wait()
+    if ctx.attempt == 1:
+        raise FatalError("as told")
+    return "well"

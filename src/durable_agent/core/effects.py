@@ -27,11 +27,11 @@ class Recovery(Enum):
 
 
 def recovery(effect: EffectClass, state: EffectState) -> Recovery:
-    """Return what to do about an effect in state `intent`, `failed` or `resend`.
+    """Return what to do about an effect in state `intent`, `unknown`, `failed` or `resend`.
 
     A call that failed is known not to have happened; a person who says "send again" has decided.
     """
-    if state is not EffectState.INTENT:
+    if state not in (EffectState.INTENT, EffectState.UNKNOWN):
         return Recovery.SEND
     match effect:
         case EffectClass.SAFE | EffectClass.IDEMPOTENT:

@@ -187,7 +187,8 @@ STEP_TABLE: Final[Mapping[tuple[StepStatus, StepEvent], StepStatus]] = {
     (_T.WAITING, _E.ANSWERED): _T.READY,
     (_T.WAITING, _E.EFFECT_SETTLED): _T.WAITING,  # a person says what became of an unknown effect
     (_T.WAITING, _E.CANCELLED): _T.CANCELLED,
-    (_T.CANCELLED, _E.EFFECT_UNKNOWN): _T.CANCELLED,  # cancelled in the middle of a call
+    # What was begun when the run ended and nobody will hear the end of.
+    **{(status, _E.EFFECT_UNKNOWN): status for status in (_T.CANCELLED, _T.DEAD_LETTER, _T.SUCCEEDED)},
     (_T.SUCCEEDED, _E.COMPENSATED): _T.COMPENSATED,
     (_T.DEAD_LETTER, _E.REDRIVEN): _T.PENDING,
     (_T.CANCELLED, _E.REDRIVEN): _T.PENDING,

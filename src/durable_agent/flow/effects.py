@@ -121,8 +121,6 @@ class Calls:
             raise Divergence(f"effect {found.no} ({found.name!r}) was recorded without a result")
         if found.state is EffectState.REFUSED:
             raise EffectRefused((found.error or {}).get("message", "it was decided that this effect failed"))
-        if found.state is EffectState.UNKNOWN:
-            await self.suspend(InDoubt(self.claim.lease, found.no, found.name, "it is still not known", found.key), own)
         match recovery(found.effect, found.state):
             case Recovery.SEND:
                 return None

@@ -79,13 +79,17 @@ def _decided_before(claim: Claim, tool: Tool) -> Outcome | None:
     if claim.replay is not None and not tool.orchestrates:
         return as_recorded(claim, claim.replay)
     word = own_word(claim.answers)
-    match word.answer["decision"] if word is not None else None:
+    decision = word.answer["decision"] if word is not None else None
+    match decision:
         case Decision.HAPPENED:
             return Succeeded(claim.lease, dumps(word.answer["value"] if word else None), tool.compensate)
         case Decision.FAILED:
             reason = (word.answer["reason"] if word else None) or "it was decided that this call failed"
             return _failed(claim, EffectRefused(reason))
         case _:
+            if claim.in_doubt and tool.effect == "manual" and decision != Decision.RESEND:
+                message = "the attempt before this one was ended in the middle of the call"
+                return InDoubt(claim.lease, 0, tool.name, message, claim.idempotency_key)
             return None
 
 

@@ -119,18 +119,19 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s and s.finished_at is null
 order by s.no;
 
 -- name: cancel_steps
--- Ends every open step of a run and takes them out of the queue: no lease outlives it (not a worker's write).
+-- Ends every open step of a run and takes them out of the queue: no lease outlives it (not a worker's write). A step that
+-- was itself a call not to be made twice remembers that it may have been made, for a redrive.
 -- Index: steps_pk, queue_pk. Locks: step and queue rows, under their run's lock.
 with released as (
   delete from queue q where q.tenant = %(tenant)s and q.run_id = %(run)s
-  returning q.no, q.claim_no, q.failures, q.crashes, q.claimed_at
+  returning q.no, q.claim_no, q.failures, q.crashes, q.claimed_at, case when q.state = 'leased' then q.effect end as in_doubt
 ), opened as (
   select s.no from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.finished_at is null order by s.no
 )
 update steps s
 set status = 'cancelled', finished_at = %(now)s, claim_no = coalesce(x.claim_no, s.claim_no),
     failures = coalesce(x.failures, s.failures), crashes = coalesce(x.crashes, s.crashes),
-    started_at = coalesce(x.claimed_at, s.started_at)
+    started_at = coalesce(x.claimed_at, s.started_at), in_doubt = x.in_doubt
 from opened o left join released x on x.no = o.no
 where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = o.no;
 

@@ -32,8 +32,10 @@ returning s.no, s.status = 'queued';
 
 -- name: enqueue
 -- Puts the run's ready steps into the queue. Index: steps_pk, queue_pk. Locks: the new rows.
-insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s, queued_at)
-select s.tenant, s.run_id, s.no, s.route, s.ord, 'ready', s.claim_no, s.failures, s.crashes, s.max_crashes, s.deadline_s, %(now)s
+insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s, effect,
+                   queued_at)
+select s.tenant, s.run_id, s.no, s.route, s.ord, 'ready', s.claim_no, s.failures, s.crashes, s.max_crashes, s.deadline_s,
+       s.in_doubt, %(now)s
 from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'queued'
 order by s.no;
 
