@@ -15,8 +15,9 @@ from durable_agent.errors import (
 from durable_agent.flow.builder import Graph
 from durable_agent.flow.context import Context
 from durable_agent.flow.http import http_tool
-from durable_agent.flow.registry import Registry, Tool, step, tool
+from durable_agent.flow.registry import Registry
 from durable_agent.flow.steps import Approval, Step
+from durable_agent.flow.tools import Tool, step, tool
 
 __version__ = "0.1.0"
 

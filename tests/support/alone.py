@@ -7,7 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from durable_agent.core.records import Claim, Outcome, Verdict
-from durable_agent.flow.registry import Registry, Tool
+from durable_agent.flow.registry import Registry
+from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import invoke
 
 

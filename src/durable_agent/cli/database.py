@@ -21,7 +21,8 @@ from durable_agent.db.pool import Connection, Database
 from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.engine.deploy import Mismatch, check_deploy
 from durable_agent.errors import FatalError, InvalidRequest, NotFound
-from durable_agent.flow.registry import Registry, arguments_for
+from durable_agent.flow.registry import Registry
+from durable_agent.flow.tools import arguments_for
 from durable_agent.hosting import default_data_dir
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended

@@ -10,8 +10,8 @@ from durable_agent.core.events import digest, dumps
 from durable_agent.core.graph import plan
 from durable_agent.core.records import Dependency, RetryPolicy, StepKind, StepSpec
 from durable_agent.errors import InvalidRequest
-from durable_agent.flow.registry import Tool
 from durable_agent.flow.steps import Step
+from durable_agent.flow.tools import Tool
 
 
 class Graph:

@@ -21,8 +21,8 @@ from durable_agent.errors import Divergence, Expired, FatalError, Rejected
 from durable_agent.flow.effects import Calls
 from durable_agent.flow.encoding import encode
 from durable_agent.flow.link import Link
-from durable_agent.flow.registry import Tool
 from durable_agent.flow.steps import Approval, Step, mapped, seconds, step_specs
+from durable_agent.flow.tools import Tool
 
 MAX_SPAWNED = 10_000
 EVENT_LIMIT_BYTES = 262_144

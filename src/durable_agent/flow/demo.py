@@ -15,7 +15,7 @@ from typing import Any
 from durable_agent.core.events import dumps
 from durable_agent.errors import FatalError, RetryableError
 from durable_agent.flow.context import Context
-from durable_agent.flow.registry import tool
+from durable_agent.flow.tools import tool
 
 
 async def _simulate(ctx: Context, given: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ from durable_agent.errors import (
     UnknownOutcome,
 )
 from durable_agent.flow.link import Link
-from durable_agent.flow.registry import Tool
+from durable_agent.flow.tools import Tool
 
 MESSAGE_LIMIT = 2000
 

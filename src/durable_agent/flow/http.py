@@ -12,7 +12,7 @@ import httpx2
 from durable_agent.core.records import RetryPolicy
 from durable_agent.errors import FatalError, RateLimited, RetryableError, UnknownOutcome
 from durable_agent.flow.context import Context
-from durable_agent.flow.registry import Effect, Tool, tool
+from durable_agent.flow.tools import Effect, Tool, tool
 
 HEADER = "Idempotency-Key"
 

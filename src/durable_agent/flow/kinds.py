@@ -8,7 +8,7 @@ from typing import Any
 from durable_agent.core.conditions import ConditionError, holds
 from durable_agent.errors import ConditionInvalid, FatalError, Refused
 from durable_agent.flow.context import Context
-from durable_agent.flow.registry import Tool, step
+from durable_agent.flow.tools import Tool, step
 
 
 @step("approval")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from durable_agent.core.records import Claim, Outcome, Verdict
 from durable_agent.errors import FatalError
-from durable_agent.flow.registry import Tool
+from durable_agent.flow.tools import Tool
 
 
 class Link(Protocol):

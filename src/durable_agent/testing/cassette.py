@@ -34,7 +34,8 @@ from durable_agent.core.records import (
 from durable_agent.engine.export import Export, parse_export
 from durable_agent.errors import FatalError, Unrecorded
 from durable_agent.flow.kinds import KINDS
-from durable_agent.flow.registry import Registry, Tool
+from durable_agent.flow.registry import Registry
+from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import run_attempt
 
 # What a cassette has a result of; the other steps never ran to an end.

@@ -13,8 +13,9 @@ from durable_agent.artifacts import Artifacts
 from durable_agent.core.records import RunSpec
 from durable_agent.flow.builder import Graph
 from durable_agent.flow.kinds import KINDS
-from durable_agent.flow.registry import Registry, Tool
+from durable_agent.flow.registry import Registry
 from durable_agent.flow.steps import Step, step_specs
+from durable_agent.flow.tools import Tool
 from durable_agent.telemetry import Counters
 from durable_agent.testing.memory import FakeBackend
 from durable_agent.testing.state import FakeRun, FakeWait

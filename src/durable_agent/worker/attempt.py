@@ -29,7 +29,8 @@ from durable_agent.flow.context import Context
 from durable_agent.flow.effects import look_up
 from durable_agent.flow.encoding import encode
 from durable_agent.flow.link import Link
-from durable_agent.flow.registry import Registry, Tool, arguments_for
+from durable_agent.flow.registry import Registry
+from durable_agent.flow.tools import Tool, arguments_for
 from durable_agent.worker.child import run_in_child
 
 MESSAGE_LIMIT = 2000

@@ -22,7 +22,7 @@ from durable_agent.core.records import Claim, FailureClass, Lease, RunId, StepKi
 from durable_agent.errors import FatalError, StepError
 from durable_agent.flow.context import Context
 from durable_agent.flow.link import NoLink
-from durable_agent.flow.registry import Tool
+from durable_agent.flow.tools import Tool
 
 _PR_SET_PDEATHSIG = 1
 

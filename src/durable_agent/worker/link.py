@@ -6,25 +6,46 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from durable_agent.core.port import AuthorTransaction
+from durable_agent.artifacts import Artifacts
+from durable_agent.core.port import AuthorTransaction, Backend
 from durable_agent.core.records import Claim, Failed, FailureClass, Intended, Outcome, Succeeded, Verdict
 from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost, Unrecorded
-from durable_agent.flow.kinds import KINDS
-from durable_agent.flow.registry import Tool
+from durable_agent.flow.registry import Registry
+from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import invoke
 
-if TYPE_CHECKING:
-    from durable_agent.worker.loop import Worker
 
-_KINDS = {tool.name: tool for tool in KINDS}
+class Desk(Protocol):
+    """What an attempt needs of the worker that runs it."""
+
+    backend: Backend
+    registry: Registry
+    artifacts: Artifacts
+    payload_limit_bytes: int
+
+    def post(self, outcome: Outcome) -> None:
+        """Hand over an outcome on the way."""
+        ...
+
+    async def tell(self, outcome: Outcome) -> Verdict:
+        """Return the verdict on an outcome when it is committed."""
+        ...
+
+    async def leases_are_good(self) -> None:
+        """Return when the last heartbeat vouches for the leases."""
+        ...
+
+    def settled(self) -> None:
+        """Take note that an outcome was settled by itself."""
+        ...
 
 
 class AttemptLink:
     """What one attempt may ask for; see `flow.link.Link`."""
 
-    def __init__(self, worker: Worker, claim: Claim) -> None:
+    def __init__(self, worker: Desk, claim: Claim) -> None:
         self._worker = worker
         self._claim = claim
         self._loop = asyncio.get_running_loop()
