@@ -229,3 +229,38 @@ async def test_a_manual_call_that_its_runs_failure_cut_off_is_not_made_again_by_
     await api.http.post(f"/waits/{wait['id']}/settle", json={"outcome": "happened", "result": "by hand"})
     events = [event["type"] for event in await api.watch(run_id)]
     assert (events[-1], outside.called("mail")) == ("run.completed", ["him"])
+
+
+async def test_an_answer_that_was_lost_and_done_without_is_recorded_as_unknown(api: Api) -> None:
+    run_id = await run(api, "half")
+    assert (await end(api, run_id))["steps"][0]["output"] == "without tea"
+    (effect,) = await effects(api, run_id)
+    assert (effect["state"], effect["error"]["type"]) == ("unknown", "ConnectionError")
+    again = await api.http.post(f"/runs/{run_id}/replay", json={"mode": "recorded"})
+    assert (await end(api, again.json()["id"]))["status"] == "completed"
+
+
+async def test_a_call_under_way_in_another_task_is_recorded_before_the_attempt_fails(api: Api) -> None:
+    run_id = await run(api, "beside")
+    assert (await end(api, run_id))["steps"][0]["output"] == 1
+    assert outside.called("slow") == [1]
+
+
+async def test_a_drain_in_the_middle_of_a_manual_call_leaves_it_unknown(settings: Settings) -> None:
+    outside.forget()
+    async with serving(settings) as api:
+        async with working(settings, MODULES):
+            run_ids = [await run(api, tool, to="him", how="hangs") for tool in ("mail", "letter")]
+            async with asyncio.timeout(20):
+                while len(outside.called("mail")) < 2:  # noqa: ASYNC110  # the world has no event to wait for
+                    await asyncio.sleep(0)
+        for run_id in run_ids:
+            wait = await wait_of(api, run_id)
+            assert wait["kind"] == "unknown_effect"
+            assert "ended in the middle" in wait["request"]["message"]
+
+
+async def test_a_manual_result_that_cannot_be_kept_waits_for_a_person(api: Api) -> None:
+    run_id = await run(api, "mail", to="him", how="hostile")
+    wait = await wait_of(api, run_id)
+    assert "cannot be stored" in wait["request"]["message"]

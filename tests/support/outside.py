@@ -67,6 +67,8 @@ async def mail(ctx: Context, to: str, how: str = "well") -> str:
             raise RetryableError("the letter box is full")
         case "hangs":
             await asyncio.Event().wait()
+        case "hostile":
+            return "\ud800"
     return f"sent to {to}"
 
 
@@ -214,3 +216,36 @@ async def gated(ctx: Context) -> str:
     if ctx.attempt == 1:
         raise FatalError("as told")
     return "well"
+
+
+@step("half")
+async def half(ctx: Context) -> str:
+    """Fail while another call is under way, and go on without the one whose answer was lost."""
+    try:
+        await ctx.call("order", item="tea", breaks=True)
+    except ConnectionError:
+        return "without tea"
+    return "with tea"
+
+
+@tool("slow_charge", effect="idempotent")
+async def slow_charge(ctx: Context, amount: int) -> int:
+    """Charge when the gate opens."""
+    CALLS["slow"].append((ctx.idempotency_key, amount))
+    GATES["charged"].set()
+    await GATES["slow"].wait()
+    return amount
+
+
+@step("beside")
+async def beside(ctx: Context) -> Any:
+    """Fail at the first attempt while a call of another task is under way."""
+
+    async def fail() -> None:
+        await GATES["charged"].wait()
+        asyncio.get_running_loop().call_soon(GATES["slow"].set)
+        if ctx.attempt == 1:
+            raise RetryableError("not yet")
+
+    done, _ = await asyncio.gather(ctx.call("slow_charge", amount=1), fail())
+    return done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +117,7 @@ class Calls:
     async def _recover(self, found: Effect, begun: Begun, own: asyncio.Future[None]) -> tuple[Any] | None:
         """Deal with an effect that was begun before; return its result if it has one now."""
         if self.claim.replay is not None:
-            if found.state is EffectState.FAILED and found.error:
+            if found.state in (EffectState.FAILED, EffectState.UNKNOWN) and found.error:
                 raise failure_again(found.error)
             raise Divergence(f"effect {found.no} ({found.name!r}) was recorded without a result")
         if found.state is EffectState.REFUSED:
@@ -160,6 +161,8 @@ class Calls:
             message = f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]
             self._open.pop(begun.no, None)
             await self.suspend(InDoubt(self.claim.lease, begun.no, begun.tool.name, message, begun.key), own)
+        facts = {"type": type(error).__name__, "message": str(error)[:MESSAGE_LIMIT]}
+        self.link.post(Recorded(self.claim.lease, begun.no, begun.tool.name, EffectState.UNKNOWN, None, facts))
 
     async def _done(self, begun: Begun, result: Any) -> Any:
         name = begun.tool.name
@@ -204,6 +207,11 @@ class Calls:
         if self._closing is not None:
             raise self._closing
 
+    async def quiet(self) -> None:
+        """Return when no call is under way: what other tasks of the handler began is recorded before the attempt ends."""
+        while self._under_way:
+            await asyncio.wait(set(self._under_way))
+
     def leave(self, doubt: InDoubt) -> None:
         """Take note that the step's own call was ended in its middle."""
         self._left = doubt
@@ -217,10 +225,12 @@ class Calls:
         return self._left
 
 
-def failure_again(error: Mapping[str, Any]) -> StepError:
-    """Return a recorded failure as the exception it was, or as the nearest of ours."""
-    kind = getattr(errors, str(error.get("type")), StepError)
-    return (kind if isinstance(kind, type) and issubclass(kind, StepError) else StepError)(str(error.get("message")))
+def failure_again(error: Mapping[str, Any]) -> Exception:
+    """Return a recorded failure as the exception it was, one of ours or of Python's own, else as a StepError."""
+    name = str(error.get("type"))
+    kind = getattr(errors, name, None) or getattr(builtins, name, None)
+    known = isinstance(kind, type) and issubclass(kind, Exception)
+    return (kind if known else StepError)(str(error.get("message")))  # type: ignore[misc]
 
 
 async def look_up(link: Link, tool: Tool, bound: Mapping[str, Any], context: Any) -> Any:

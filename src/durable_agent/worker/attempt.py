@@ -110,8 +110,18 @@ async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int)
     cut = asyncio.timeout(limit_s)
     try:
         async with cut:
-            result = await _call(claim, tool, context)
-        output = await context.link.keep(encode(result, limit_bytes))
+            try:
+                result = await _call(claim, tool, context)
+            finally:
+                if not cut.expired() and not _cancelled():
+                    await context.calls.quiet()
+        try:
+            output = await context.link.keep(encode(result, limit_bytes))
+        except FatalError as error:
+            if tool.effect != "manual":
+                raise
+            # It was done, and only its result cannot be kept: nothing may make it be done again.
+            return _unheard(claim, tool, error, FailureClass.INVALID_INPUT)
         diverged = _differs(claim, output, context)
         return _failed(claim, diverged) if diverged else Succeeded(claim.lease, output, _undone_by(claim, tool))
     except TimeoutError as error:
@@ -130,6 +140,11 @@ async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int)
         raise
     except BaseException as error:
         return _signalled(claim, tool, error)
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _undone_by(claim: Claim, tool: Tool) -> str | None:
