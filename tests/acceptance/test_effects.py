@@ -264,3 +264,9 @@ async def test_a_manual_result_that_cannot_be_kept_waits_for_a_person(api: Api) 
     run_id = await run(api, "mail", to="him", how="hostile")
     wait = await wait_of(api, run_id)
     assert "cannot be stored" in wait["request"]["message"]
+
+
+@pytest.mark.parametrize("tool", ["brief", "impatient"])
+async def test_a_tools_own_time_limit_holds_as_a_step_and_as_an_effect(api: Api, tool: str) -> None:
+    ended = await end(api, await run(api, tool, step={"retry": {"maxAttempts": 1}}))
+    assert ended["steps"][0]["error"]["failure"] == "timeout"

@@ -249,3 +249,15 @@ async def beside(ctx: Context) -> Any:
 
     done, _ = await asyncio.gather(ctx.call("slow_charge", amount=1), fail())
     return done
+
+
+@tool("brief", effect="safe", timeout_s=0.05)
+async def brief() -> None:
+    """Take longer than it may."""
+    await asyncio.Event().wait()
+
+
+@step("impatient")
+async def impatient(ctx: Context) -> None:
+    """Call what takes too long."""
+    await ctx.call("brief")

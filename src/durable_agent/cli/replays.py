@@ -71,7 +71,9 @@ def _show_diff(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        made = table("step", found["a"]["run_id"][:8], "", found["b"]["run_id"][:8], "seconds", "difference")
+        made = table(
+            "step", "…" + found["a"]["run_id"][-8:], "", "…" + found["b"]["run_id"][-8:], "seconds", "difference"
+        )
         for step in found["steps"]:
             a, b = step["a"] or {}, step["b"] or {}
             made.add_row(

@@ -220,7 +220,15 @@ async def _call(claim: Claim, tool: Tool, context: Context) -> Any:
 
 
 async def invoke(tool: Tool, arguments: Mapping[str, Any], context: Context) -> Any:
-    """Call a tool with arguments that are bound: in the loop, in a thread, or in a child process."""
+    """Call a tool with arguments that are bound: in the loop, in a thread, or in a child process; for its own time at most.
+
+    Raises TimeoutError, and whatever the tool raises.
+    """
+    async with asyncio.timeout(tool.timeout_s):
+        return await _invoked(tool, arguments, context)
+
+
+async def _invoked(tool: Tool, arguments: Mapping[str, Any], context: Context) -> Any:
     if tool.isolation == "process":
         return await run_in_child(tool, context, dict(arguments))
     given = dict(arguments)
