@@ -270,3 +270,32 @@ async def test_a_manual_result_that_cannot_be_kept_waits_for_a_person(api: Api) 
 async def test_a_tools_own_time_limit_holds_as_a_step_and_as_an_effect(api: Api, tool: str) -> None:
     ended = await end(api, await run(api, tool, step={"retry": {"maxAttempts": 1}}))
     assert ended["steps"][0]["error"]["failure"] == "timeout"
+
+
+async def test_send_again_holds_for_one_call_only(api: Api) -> None:
+    run_id = await api.start(
+        {"name": "s", "tool": "mail", "input": {"to": "him", "how": "hangs"}, "timeoutS": 1},
+        {"name": "gated", "tool": "gated"},
+    )
+    first = await wait_of(api, run_id)
+    await api.http.post(f"/waits/{first['id']}/settle", json={"outcome": "send_again"})
+    async with asyncio.timeout(20):
+        while len(outside.called("mail")) < 2:  # noqa: ASYNC110  # the world has no event to wait for
+            await asyncio.sleep(0)
+    outside.GATES["fail"].set()
+    await end(api, run_id)
+    await api.http.post("/dead-letters/redrive", json={"runId": run_id})
+    second = await next_wait(api, run_id, first["id"])
+    assert (second["kind"], len(outside.called("mail"))) == ("unknown_effect", 2)
+
+
+async def test_a_question_about_a_call_is_asked_again_after_a_redrive(api: Api) -> None:
+    run_id = await api.start(
+        {"name": "s", "tool": "mail", "input": {"to": "him", "how": "breaks"}}, {"name": "gated", "tool": "gated"}
+    )
+    first = await wait_of(api, run_id)
+    outside.GATES["fail"].set()
+    await end(api, run_id)
+    await api.http.post("/dead-letters/redrive", json={"runId": run_id})
+    second = await next_wait(api, run_id, first["id"])
+    assert (second["kind"], outside.called("mail")) == ("unknown_effect", ["him"])

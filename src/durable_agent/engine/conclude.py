@@ -121,21 +121,25 @@ async def close_open_steps(conn: Connection, journal: Journal, head: Head, close
     What such a step had begun to call and nobody will hear the end of is unknown from now on, and recorded so. The
     rows are changed by `cancel_rows`.
     """
-    gone = set(closed)
+    gone, cut = set(closed), list[int]()
     cursor = await conn.execute(JOURNAL.open_steps, {"tenant": head.tenant, "run": head.id})
     for no, _name, tool, state, claim_no, effect in await cursor.fetchall():
         if no in gone:
             continue
         facts = {"claim_no": claim_no} if state == "leased" else {}
         journal.append(head, StepEvent.CANCELLED, no, why=why, **facts)
-        if state == "leased" and effect is not None:
-            journal.append(head, StepEvent.EFFECT_UNKNOWN, no, effect=0, name=tool)
+        if effect is not None:
+            cut.append(no)
+            if state == "leased":
+                journal.append(head, StepEvent.EFFECT_UNKNOWN, no, effect=0, name=tool)
     await journal.flush(conn)
     begun = await conn.execute(EFFECTS.open_effects, {"tenant": head.tenant, "run": head.id})
     for no, effect, name, _class in await begun.fetchall():
         journal.append(head, StepEvent.EFFECT_UNKNOWN, no, effect=effect, name=name)
     if begun.rowcount:
         await conn.execute(EFFECTS.doubt_effects, {"tenant": head.tenant, "run": head.id, "now": journal.now})
+    if cut:
+        await conn.execute(WAITS.void_words, {"tenant": head.tenant, "run": head.id, "nos": cut, "now": journal.now})
     if head.waiting:
         await conn.execute(WAITS.cancel_waits, {"tenant": head.tenant, "run": head.id, "now": journal.now})
         head.waiting = 0

@@ -124,7 +124,7 @@ order by s.no;
 -- Index: steps_pk, queue_pk. Locks: step and queue rows, under their run's lock.
 with released as (
   delete from queue q where q.tenant = %(tenant)s and q.run_id = %(run)s
-  returning q.no, q.claim_no, q.failures, q.crashes, q.claimed_at, case when q.state = 'leased' then q.effect end as in_doubt
+  returning q.no, q.claim_no, q.failures, q.crashes, q.claimed_at, q.effect as in_doubt
 ), opened as (
   select s.no from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.finished_at is null order by s.no
 )

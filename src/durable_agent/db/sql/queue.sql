@@ -63,7 +63,8 @@ select d.run_id, d.no,
        (select json_agg(json_build_array(e.no, e.name, e.class, e.request_sha256, e.key, e.state, e.result, e.error))
         from effects e where e.tenant = d.tenant and e.run_id = d.source and e.step_no = d.no),
        (select json_agg(json_build_array(w.no, w.kind, w.name, w.request_sha256, w.id, w.answer))
-        from waits w where w.tenant = d.tenant and w.run_id = d.source and w.step_no = d.no and w.state = 'answered'),
+        from waits w where w.tenant = d.tenant and w.run_id = d.source and w.step_no = d.no and w.state = 'answered'
+           and (w.kind <> 'unknown_effect' or w.consumed_at is null)),
        (select json_build_array(o.status, o.output::text, o.error)
         from steps o where o.tenant = d.tenant and o.run_id = d.source and o.no = d.no and d.replayed)
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(sources)s::uuid[], %(replayed)s::bool[])

@@ -165,3 +165,10 @@ from waits w join runs r on r.tenant = w.tenant and r.id = w.child_run
 where w.state = 'cancelled' and w.child_run is not null and w.answered_at > engine_now() - interval '7 days'
   and r.finished_at is null and r.status <> 'compensating'
 limit 100;
+
+-- name: void_words
+-- What a person said of a step's own call holds for that call, not for one that was cut off after it.
+-- Index: waits_step. Locks: the rows, under the run's lock.
+update waits w set consumed_at = %(now)s
+where w.tenant = %(tenant)s and w.run_id = %(run)s and w.step_no = any(%(nos)s::int[]) and w.kind = 'unknown_effect'
+  and w.effect_no = 0 and w.state = 'answered' and w.consumed_at is null;
