@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from durable_agent.core.effects import effect_key, request_digest
-from durable_agent.core.events import dumps
+from durable_agent.core.effects import effect_key
+from durable_agent.core.events import digest, dumps
 from durable_agent.core.records import (
     Claim,
     EffectClass,
@@ -86,7 +86,7 @@ async def tell(backend: Engine, *outcomes: Outcome) -> list[Verdict]:
 
 def intended(claim: Claim, no: int = 1, n: int = 1) -> Intended:
     request = dumps({"n": n})
-    sha = request_digest(request)
+    sha = digest(request)
     key = effect_key(claim.idempotency_key, no, sha)
     return Intended(claim.lease, no, "call", EffectClass.IDEMPOTENT, request, sha, key)
 

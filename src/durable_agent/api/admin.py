@@ -7,12 +7,11 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
-from pydantic import ValidationError
 from starlette.responses import Response
 
 from durable_agent import migrate
 from durable_agent.api.metrics import render
-from durable_agent.api.problems import from_validation, problem
+from durable_agent.api.problems import problem
 from durable_agent.api.runs import Operator, Reader, asks, body_of, parsed, takes
 from durable_agent.api.schemas import KeyRequest, RedriveRequest
 from durable_agent.api.state import reply, state_of
@@ -57,10 +56,7 @@ def _dead_letter(row: dict[str, Any]) -> dict[str, Any]:
 async def redrive(request: Request, who: Operator) -> Response:
     """Give dead letters another chance: of a run, by filter, or `all`."""
     state = state_of(request)
-    try:
-        asked: RedriveRequest = parsed(RedriveRequest, await body_of(request))
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    asked: RedriveRequest = parsed(RedriveRequest, await body_of(request))
     if not (asked.run_id or asked.step or asked.reason or asked.tool or asked.all):
         raise InvalidRequest("say which: run_id, step, reason, tool, or all: true", field="run_id")
     done = await control.redrive(
@@ -88,10 +84,7 @@ async def list_keys(request: Request, who: Admin) -> Response:
 @router.post("/keys", status_code=201, openapi_extra=takes(KeyRequest))
 async def create_key(request: Request, who: Admin) -> Response:
     """Make an API key; the answer is the only place that shows it."""
-    try:
-        asked: KeyRequest = parsed(KeyRequest, await body_of(request))
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    asked: KeyRequest = parsed(KeyRequest, await body_of(request))
     unknown = [scope for scope in asked.scopes if scope not in keys.SCOPES]
     if unknown:
         raise InvalidRequest(f"scope {unknown[0]!r} does not exist; there are {', '.join(keys.SCOPES)}", field="scopes")

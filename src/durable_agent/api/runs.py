@@ -10,10 +10,10 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response, StreamingResponse
 
-from durable_agent.api.problems import from_validation
 from durable_agent.api.schemas import BatchRequest, ControlRequest, ReplayRequest, RunRequest, check_value
 from durable_agent.api.state import reply, state_of
 from durable_agent.api.stream import sse
@@ -53,12 +53,15 @@ async def body_of(request: Request) -> bytes:
 
 
 def parsed(model: type[BaseModel], body: bytes) -> Any:
-    """Return the body as the model. Raises ValidationError or CallerError for what is no JSON at all."""
+    """Return the body as the model. Raises RequestValidationError, or CallerError for what is no JSON at all."""
     try:
         value = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:
         raise CallerError(f"the body is no JSON document: {error}") from None
-    return model.model_validate(value)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from None
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:
@@ -73,11 +76,8 @@ async def start_run(
 ) -> Response:
     """Start a run. The same Idempotency-Key and body give the same run (200); another body is refused (422)."""
     state, body = state_of(request), await body_of(request)
-    try:
-        asked: RunRequest = parsed(RunRequest, body)
-        spec = asked.to_spec(state.settings, await graph_of(state.db, who.tenant, asked.graph))
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    asked: RunRequest = parsed(RunRequest, body)
+    spec = asked.to_spec(state.settings, await graph_of(state.db, who.tenant, asked.graph))
     digest = hashlib.sha256(_canonical(body)).digest() if idempotency_key else None
     submitted = await state.submitter.submit(who.tenant, Submission(spec, idempotency_key, digest, who.actor))
     headers = {"Location": f"/runs/{submitted.run_id}"}
@@ -90,10 +90,7 @@ async def start_run(
 async def start_runs(request: Request, who: Writer) -> Response:
     """Start up to 1,000 runs in one transaction: all of them, or none."""
     state = state_of(request)
-    try:
-        batch: BatchRequest = parsed(BatchRequest, await body_of(request))
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    batch: BatchRequest = parsed(BatchRequest, await body_of(request))
     submissions = []
     for index, one in enumerate(batch.runs):
         try:
@@ -198,10 +195,7 @@ async def explain_run(request: Request, run_id: UUID, who: Reader) -> Response:
 async def replay_run(request: Request, run_id: UUID, who: Writer) -> Response:
     """Start a run that shares what this one did before a step and makes the rest again, from its record or live."""
     state = state_of(request)
-    try:
-        asked: ReplayRequest = parsed(ReplayRequest, await body_of(request))
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    asked: ReplayRequest = parsed(ReplayRequest, await body_of(request))
     edits = {}
     for name, edit in asked.edits.items():
         given = edit.model_fields_set
@@ -224,10 +218,7 @@ async def diff_runs(request: Request, run_id: UUID, other: UUID, who: Reader) ->
 
 async def _control(request: Request, verb: Any, run_id: UUID, who: Principal) -> Response:
     state = state_of(request)
-    try:
-        asked: ControlRequest = parsed(ControlRequest, await body_of(request))
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    asked: ControlRequest = parsed(ControlRequest, await body_of(request))
     status = await verb(state.db, who.tenant, run_id, actor=who.actor, reason=asked.reason)
     state.bell.ring(EVENTS, READY, CONTROL)
     return reply({"id": str(run_id), "status": status}, 202)

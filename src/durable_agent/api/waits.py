@@ -7,10 +7,8 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
-from durable_agent.api.problems import from_validation
 from durable_agent.api.runs import Operator, Reader, Writer, body_of, parsed, takes
 from durable_agent.api.schemas import ControlRequest, RespondRequest, SettleRequest, check_value
 from durable_agent.api.state import reply, state_of
@@ -58,10 +56,6 @@ async def get_wait(request: Request, wait_id: UUID, who: Reader) -> Response:
     return reply(rows[0])
 
 
-async def _asked(request: Request, model: type[BaseModel]) -> Any:
-    return parsed(model, await body_of(request))
-
-
 async def _answer(
     request: Request, who: Principal, wait_id: UUID, decision: Decision, reason: str | None, value: Any = None
 ) -> Response:
@@ -74,30 +68,21 @@ async def _answer(
 @router.post("/waits/{wait_id}/approve", status_code=202, openapi_extra=takes(ControlRequest))
 async def approve(request: Request, wait_id: UUID, who: Operator) -> Response:
     """Approve; the approval holds for exactly the tool and arguments it was asked for, once."""
-    try:
-        asked: ControlRequest = await _asked(request, ControlRequest)
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    asked: ControlRequest = parsed(ControlRequest, await body_of(request))
     return await _answer(request, who, wait_id, Decision.APPROVED, asked.reason)
 
 
 @router.post("/waits/{wait_id}/reject", status_code=202, openapi_extra=takes(ControlRequest))
 async def reject(request: Request, wait_id: UUID, who: Operator) -> Response:
     """Reject an approval, or decline a question."""
-    try:
-        asked: ControlRequest = await _asked(request, ControlRequest)
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    asked: ControlRequest = parsed(ControlRequest, await body_of(request))
     return await _answer(request, who, wait_id, Decision.REJECTED, asked.reason)
 
 
 @router.post("/waits/{wait_id}/respond", status_code=202, openapi_extra=takes(RespondRequest))
 async def respond(request: Request, wait_id: UUID, who: Operator) -> Response:
     """Answer a question; `value` is what the step gets."""
-    try:
-        asked: RespondRequest = await _asked(request, RespondRequest)
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    asked: RespondRequest = parsed(RespondRequest, await body_of(request))
     check_value(asked.value, "value", state_of(request).settings)
     return await _answer(request, who, wait_id, Decision.RESPONDED, asked.reason, asked.value)
 
@@ -105,10 +90,7 @@ async def respond(request: Request, wait_id: UUID, who: Operator) -> Response:
 @router.post("/waits/{wait_id}/settle", status_code=202, openapi_extra=takes(SettleRequest))
 async def settle(request: Request, wait_id: UUID, who: Operator) -> Response:
     """Say what became of a call that nobody heard the end of: it happened (with its result), send it again, or fail."""
-    try:
-        asked: SettleRequest = await _asked(request, SettleRequest)
-    except ValidationError as error:
-        return from_validation(list(error.errors(include_url=False)))
+    asked: SettleRequest = parsed(SettleRequest, await body_of(request))
     if asked.outcome != "happened" and asked.result is not None:
         raise InvalidRequest("a result belongs to outcome 'happened' only", field="result")
     check_value(asked.result, "result", state_of(request).settings)

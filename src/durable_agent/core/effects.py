@@ -8,14 +8,16 @@ Source: the recovery classes of `docs/guarantees.md`; keys by HMAC as in RFC 210
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 from durable_agent.core.records import Answer, Effect, EffectClass, EffectState, WaitKind
+
+R = TypeVar("R", Effect, Answer)
 
 
 class Recovery(Enum):
@@ -40,11 +42,6 @@ def recovery(effect: EffectClass, state: EffectState) -> Recovery:
             return Recovery.VERIFY
         case EffectClass.MANUAL:
             return Recovery.ASK
-
-
-def request_digest(request: bytes) -> str:
-    """Return the SHA-256 of canonical arguments as hex."""
-    return hashlib.sha256(request).hexdigest()
 
 
 def own_word(answers: Iterable[Answer]) -> Answer | None:
@@ -90,10 +87,8 @@ class Ledger:
     def effect(self, name: str, request_sha256: str) -> Effect | Fresh:
         """Return the record of this request, taken out, or a fresh number. Raises Diverged."""
         records = self._effects[name]
-        for effect in records:
-            if effect.request_sha256 == request_sha256:
-                records.remove(effect)
-                return effect
+        if (found := _taken(records, request_sha256)) is not None:
+            return found
         if records:
             raise Diverged(
                 f"it asks for {name!r} with a request that differs from the recorded one (effect {records[0].no}); "
@@ -107,10 +102,8 @@ class Ledger:
     def answer(self, kind: WaitKind, name: str, request_sha256: str) -> Answer | None:
         """Return what the wait came to, taken out, or None when it is yet to be opened. Raises Diverged."""
         answers = self._answers[kind, name]
-        for answer in answers:
-            if answer.request_sha256 == request_sha256:
-                answers.remove(answer)
-                return answer
+        if (found := _taken(answers, request_sha256)) is not None:
+            return found
         if answers:
             raise Diverged(
                 f"it waits for {kind.value} {name!r} with a request that differs from the one that was answered "
@@ -126,3 +119,11 @@ class Ledger:
             if records:
                 return name
         return next((name for (_, name), answers in self._answers.items() if answers), None)
+
+
+def _taken(records: deque[R], request_sha256: str) -> R | None:
+    """Take the first record of a request out, if there is one."""
+    found = next((one for one in records if one.request_sha256 == request_sha256), None)
+    if found is not None:
+        records.remove(found)
+    return found

@@ -45,7 +45,7 @@ def plan(steps: Sequence[StepSpec], *, max_steps: int) -> Graph:
     parents, conditions = _edges(steps, numbers, problems)
     for step in steps:
         problems.extend(_condition_problem(step.name, step.when, ("outputs", "input")))
-    children = _reverse(parents)
+    children = children_of(parents)
     if not problems:
         problems.extend(_cycle(steps, parents, children))
     if problems:
@@ -113,7 +113,8 @@ def _condition_problem(step: str, when: str | None, names: tuple[str, ...]) -> I
         )
 
 
-def _reverse(parents: Sequence[Sequence[int]]) -> list[list[int]]:
+def children_of(parents: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return for each step those that wait for it."""
     children: list[list[int]] = [[] for _ in parents]
     for no, own in enumerate(parents):
         for parent in own:

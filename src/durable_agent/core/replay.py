@@ -9,15 +9,13 @@ from typing import Any
 import orjson
 
 from durable_agent.core.events import dumps
+from durable_agent.core.graph import children_of
 
 
 def made_again(parents: Sequence[Sequence[int]], first: Iterable[int]) -> set[int]:
     """Return the steps a fork makes again: the first ones, and all that follows from them."""
     again = set(first)
-    children: list[list[int]] = [[] for _ in parents]
-    for no, own in enumerate(parents):
-        for parent in own:
-            children[parent].append(no)
+    children = children_of(parents)
     wave = list(again)
     while wave:
         for child in children[wave.pop()]:

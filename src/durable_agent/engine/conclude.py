@@ -123,7 +123,7 @@ async def close_open_steps(conn: Connection, journal: Journal, head: Head, close
     """
     gone, cut = set(closed), list[int]()
     cursor = await conn.execute(JOURNAL.open_steps, {"tenant": head.tenant, "run": head.id})
-    for no, _name, tool, state, claim_no, effect in await cursor.fetchall():
+    for no, tool, state, claim_no, effect in await cursor.fetchall():
         if no in gone:
             continue
         facts = {"claim_no": claim_no} if state == "leased" else {}
@@ -134,7 +134,7 @@ async def close_open_steps(conn: Connection, journal: Journal, head: Head, close
                 journal.append(head, StepEvent.EFFECT_UNKNOWN, no, effect=0, name=tool)
     await journal.flush(conn)
     begun = await conn.execute(EFFECTS.open_effects, {"tenant": head.tenant, "run": head.id})
-    for no, effect, name, _class in await begun.fetchall():
+    for no, effect, name in await begun.fetchall():
         journal.append(head, StepEvent.EFFECT_UNKNOWN, no, effect=effect, name=name)
     if begun.rowcount:
         await conn.execute(EFFECTS.doubt_effects, {"tenant": head.tenant, "run": head.id, "now": journal.now})

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from durable_agent.core.port import Offer
@@ -174,8 +174,7 @@ async def _on(conn: Connection, room: Room, ask: Ask, held: Sequence[Leased] | N
     outputs = await late.fetchall() if late is not None else ()
     leased += _handed(room, promotion, handed, held or (), outputs)
     room.note(ask.outcomes, leased)
-    done = _done(room, journal, settlement, promotion, leased, picked, ask.shares)
-    return replace(done, ready_left=done.ready_left or woken, ended_children=ended_children(journal))
+    return _done(room, journal, settlement, promotion, leased, picked, ask.shares, woken=woken)
 
 
 async def wind_up(conn: Connection, settlement: Settlement, promotion: Promotion) -> bool:
@@ -275,11 +274,11 @@ def _handed(
 
 def _done(
     room: Room, journal: Journal, settlement: Settlement, promotion: Promotion, leased: Sequence[Leased],
-    picked: Sequence[Picked], shares: dict[Tenant, list[Share]],
+    picked: Sequence[Picked], shares: dict[Tenant, list[Share]], *, woken: bool,
 ) -> Done:  # fmt: skip
     asked = {(tenant, s.route) for tenant, own in shares.items() for s in own}
     # Work is left when a turn was seen that was not asked for (what was remembered is old), or what was asked for came.
     more = bool(room.turns) and (bool(picked) or any((t.tenant, t.route) not in asked for t in room.turns))
-    left = bool(promotion.left) or any(row[5] == "ready" for row in journal.requeued.rows)
+    left = woken or bool(promotion.left) or any(row[5] == "ready" for row in journal.requeued.rows)
     answer = Exchange(tuple(settlement.verdicts), tuple(one.claim for one in leased), room.turns, more)
-    return Done(answer, ready_left=left, events=journal.last_events > 0)
+    return Done(answer, ready_left=left, events=journal.last_events > 0, ended_children=ended_children(journal))

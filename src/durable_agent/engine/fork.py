@@ -15,7 +15,7 @@ import orjson
 from uuid_utils.compat import uuid7
 
 from durable_agent.core.events import digest, dumps, genesis, inputs_digest
-from durable_agent.core.graph import Graph
+from durable_agent.core.graph import Graph, children_of
 from durable_agent.core.promotion import (
     ChildState,
     ConditionFailed,
@@ -82,7 +82,8 @@ class _Fork:
         told = ("succeeded", "skipped") if self.mode == LIVE else ("succeeded", "skipped", "compensated")
         unfinished = [s["no"] for s in self.steps if s["status"] not in told and s["no"] not in fixed]
         changed = [no for no, edit in self.edits.items() if edit.has_input]
-        follow = [child for child, own in enumerate(parents) if any(p in fixed for p in own)]
+        children = children_of(parents)
+        follow = [child for no in fixed for child in children[no]]
         first = {self.start} if self.named else set(range(self.start, len(self.steps)))
         self.again = made_again(parents, [*first, *unfinished, *changed, *follow]) - fixed
         resolved: dict[int, bool] = {}
@@ -92,11 +93,8 @@ class _Fork:
         wave = sorted(self.again)
         while wave:
             moved = [no for no in wave if self._place(no, resolved)]
-            wave = [no for no in sorted(self.again) if no in moved] if moved else []
             # A skipped step resolves its children: look at those again.
-            wave = sorted(
-                {child for no in moved for child, own in enumerate(parents) if no in own and child in self.again}
-            )
+            wave = sorted({child for no in moved for child in children[no]} & self.again)
 
     def _place(self, no: int, resolved: dict[int, bool]) -> bool:
         """Count what a step waits for; tell whether it turned out to be skipped."""
@@ -231,9 +229,10 @@ def _add(journal: Journal, head: Head, rows: Row, made: _Fork, step: dict[str, A
         head.steps_left -= 1
     elif no not in made.again:
         status, shared = "succeeded", not (edit is not None and edit.has_output)
-        output = None if shared else dumps(made.output_of(no)).decode()
+        text = dumps(made.output_of(no))
+        output = None if shared else text.decode()
         journal.append(
-            head, StepEvent.SHARED, no, output_sha256=digest(dumps(made.output_of(no))), edited=not shared,
+            head, StepEvent.SHARED, no, output_sha256=digest(text), edited=not shared,
             origin=str(holder),
         )  # fmt: skip
         head.steps_left -= 1

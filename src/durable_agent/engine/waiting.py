@@ -109,7 +109,7 @@ async def end_wait(
     """Answer an open wait and make its step ready again; the caller holds the run's lock and saw the wait open."""
     await conn.execute(
         WAITS.answer_wait,
-        {"tenant": head.tenant, "id": wait, "state": "answered", "now": journal.now, "by": answer["by"],
+        {"tenant": head.tenant, "id": wait, "now": journal.now, "by": answer["by"],
          "answer": dumps(answer).decode()},
     )  # fmt: skip
     state = "held" if head.status is RunStatus.PAUSED else "ready"
@@ -136,18 +136,16 @@ async def arrivals(conn: Connection, journal: Journal, arrived: Mapping[StepKey,
         head = journal.heads[tenant, run]
         if left > 0 or head.status.final:
             continue
-        results = await (
-            await conn.execute(WAITS.spawned, {"tenant": tenant, "run": run, "no": no, "wait": wait})
-        ).fetchall()
+        results = await (await conn.execute(WAITS.spawned, {"tenant": tenant, "run": run, "no": no})).fetchall()
         value = [{"name": name, "status": status, "output": output} for name, status, output in results]
         await end_wait(conn, journal, head, wait, no, answer_of(Decision.FINISHED, by=None, reason=None, value=value))
         woken = True
     return woken
 
 
-async def settle_waiting(conn: Connection, journal: Journal, heads: Sequence[Head] | None = None) -> None:
+async def settle_waiting(conn: Connection, journal: Journal) -> None:
     """Give runs with waits the status that fits: waiting when no step can move, and for whom; else running."""
-    for head in heads if heads is not None else list(journal.heads.values()):
+    for head in journal.heads.values():
         if head.status not in _WAITABLE or not (head.waiting or head.status in WAITING_RUN):
             continue
         await journal.flush(conn)

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4, uuid5
 
 import orjson
 
-from durable_agent.core.effects import Diverged, Ledger, request_digest
+from durable_agent.core.effects import Diverged, Ledger
 from durable_agent.core.events import digest as digest_of
 from durable_agent.core.graph import plan
 from durable_agent.core.records import Claim, Emitted, RunSpec, StepSpec, Stored, Suspended, WaitKind
@@ -221,7 +221,7 @@ class Context:
             raise FatalError(f"{len(specs)} steps are more than the {MAX_SPAWNED} a step may add")
         plan(specs, max_steps=MAX_SPAWNED)
         specs = tuple(_prefixed(f"{self.step}.{name}", spec) for spec in specs)
-        sha = request_digest(self._encode([[spec.name, spec.tool, spec.input] for spec in specs]))
+        sha = digest_of(self._encode([[spec.name, spec.tool, spec.input] for spec in specs]))
         answer = await self._wait(WaitKind.STEPS, name, {"steps": len(specs)}, None, sha=sha, steps=specs)
         return [one["output"] for one in answer["value"]]
 
@@ -243,7 +243,7 @@ class Context:
         """Start a run of its own and return what it came to: its id, status, the outputs of its last steps, its error."""
         specs = step_specs(steps)
         plan(specs, max_steps=MAX_SPAWNED)
-        sha = request_digest(self._encode([goal, input, [[spec.name, spec.tool, spec.input] for spec in specs]]))
+        sha = digest_of(self._encode([goal, input, [[spec.name, spec.tool, spec.input] for spec in specs]]))
         run = RunSpec(specs, goal, input)
         answer = await self._wait(WaitKind.RUN, name, {"steps": len(specs), "goal": goal}, None, sha=sha, run=run)
         return dict(answer["value"])
@@ -288,7 +288,7 @@ class Context:
         """Return what the wait came to, or end the attempt and wait."""
         self._outermost(kind.value)
         text = self._small(request)
-        request, digest = orjson.loads(text), sha or request_digest(text)
+        request, digest = orjson.loads(text), sha or digest_of(text)
         try:
             found = self._ledger.answer(kind, name, digest)
         except Diverged as error:

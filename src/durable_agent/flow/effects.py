@@ -12,8 +12,8 @@ from uuid import UUID
 import orjson
 
 from durable_agent import errors
-from durable_agent.core.effects import Diverged, Fresh, Ledger, Recovery, effect_key, recovery, request_digest
-from durable_agent.core.events import dumps
+from durable_agent.core.effects import Diverged, Fresh, Ledger, Recovery, effect_key, recovery
+from durable_agent.core.events import digest, dumps
 from durable_agent.core.records import (
     Claim,
     Effect,
@@ -84,7 +84,7 @@ class Calls:
     ) -> Any:
         request = self.encode(given)
         bound = tool.bind(orjson.loads(request))
-        sha = request_digest(request)
+        sha = digest(request)
         try:
             found = self.ledger.effect(tool.name, sha)
         except Diverged as error:

@@ -60,7 +60,7 @@ cross join lateral (
 
 -- name: open_effects
 -- The effects of a run that were begun and not ended. Index: effects_pk by the run.
-select e.step_no, e.no, e.name, e.class
+select e.step_no, e.no, e.name
 from effects e where e.tenant = %(tenant)s and e.run_id = %(run)s and e.state = 'intent'
 order by e.step_no, e.no;
 

@@ -112,7 +112,7 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(names)s::tex
 
 -- name: open_steps
 -- The steps of a run that are not final, with their place in the queue. Index: steps_pk. Locks nothing more.
-select s.no, s.name, s.tool, q.state, q.claim_no, q.effect
+select s.no, s.tool, q.state, q.claim_no, q.effect
 from steps s
 left join queue q on q.tenant = s.tenant and q.run_id = s.run_id and q.no = s.no
 where s.tenant = %(tenant)s and s.run_id = %(run)s and s.finished_at is null

@@ -24,7 +24,7 @@ from waits w where w.tenant = %(tenant)s and w.id = %(id)s;
 
 -- name: answer_wait
 -- Ends an open wait. Index: waits_pk. Locks: its row, under the run's lock.
-update waits w set state = %(state)s, answered_at = %(now)s, answered_by = %(by)s, answer = %(answer)s::text::json
+update waits w set state = 'answered', answered_at = %(now)s, answered_by = %(by)s, answer = %(answer)s::text::json
 where w.tenant = %(tenant)s and w.id = %(id)s and w.state = 'open';
 
 -- name: wake_step
