@@ -299,3 +299,14 @@ async def test_a_question_about_a_call_is_asked_again_after_a_redrive(api: Api) 
     await api.http.post("/dead-letters/redrive", json={"runId": run_id})
     second = await next_wait(api, run_id, first["id"])
     assert (second["kind"], outside.called("mail")) == ("unknown_effect", ["him"])
+
+
+async def test_a_commit_that_the_authors_own_constraint_refuses_fails_the_step_alone(
+    api: Api, database: Database
+) -> None:
+    database.execute("create table notes (text text, unique (text) deferrable initially deferred)")
+    database.execute("insert into notes values ('once')")
+    ended = await end(api, await run(api, "write", text="once"))
+    assert (ended["status"], ended["steps"][0]["error"]["reason"]) == ("failed", "attempts_exhausted")
+    assert "notes_text_key" in ended["steps"][0]["error"]["message"]
+    assert (await end(api, await run(api, "double", item=2)))["status"] == "completed"

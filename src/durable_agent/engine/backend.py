@@ -111,7 +111,7 @@ class PostgresTransaction:
             if self.connection.info.transaction_status is not TransactionStatus.INTRANS:
                 raise DatabaseUnavailable("the transaction was ended by the handler; only the step's end may commit it")
             done = await settle_within(self.connection, self._room, outcome)
-        except (*TRANSIENT, LostRace) as error:
+        except (psycopg.Error, OSError, LostRace) as error:  # also what only the author's own commit finds out
             raise DatabaseUnavailable(f"nobody knows whether it was committed: {first_line(error)}") from error
         finally:
             await self.connection.close()
