@@ -20,6 +20,7 @@
     ├── RetryableError             transient, with an optional Retry-After
     ├── RateLimited                rate_limited, with Retry-After
     ├── FatalError                 invalid_input: never retried
+    ├── BudgetExceeded         budget: what may be spent is spent, or nobody can say what a call would cost
     ├── UnknownOutcome             it may have happened: the effect's class decides what follows
     ├── EffectRefused              unknown_effect: a person decided that it counts as failed
     └── Decided                    cancelled: somebody, or nobody in time, decided against it
@@ -215,6 +216,12 @@ class EffectRefused(StepError):
     """Nobody knew whether an effect had happened, and a person decided that it counts as failed."""
 
     failure_class = "unknown_effect"
+
+
+class BudgetExceeded(StepError):
+    """A budget does not allow it: what belongs to it is spent, or nobody can bound what the call may cost."""
+
+    failure_class = "budget"
 
 
 class Decided(StepError):

@@ -32,6 +32,9 @@ NOT_BY_WORKERS = {
     "mark_undone": "steps that succeeded have no lease",
     "doubt_effects": "control: the run's end, which ends every lease of it",
     "settle_effect": "a person's word: a waiting step has no lease",
+    "charge_steps": "what a lease that ends held is charged, in the transaction that ends it",
+    "charge_runs": "the run's end, which ends every lease of it",
+    "book": "asks for the effect's own key and the claim that made it; only lowers what was charged",
     "forget": "redrive", "revive": "redrive", "recount": "redrive", "enqueue": "redrive",
 }  # fmt: skip
 WRITES = re.compile(r"\b(update|insert into|delete from)\s+(queue|steps|effects|artifacts)\b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -120,10 +121,20 @@ class StepSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """One meter of a budget (see `core.budget`). `on_limit` is fail or pause."""
+
+    meter: str
+    cap: int
+    on_limit: str = "fail"
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """A run as submitted. `lane` is the fairness key: the agent's or graph's name, else empty.
 
-    `graph_version` is the digest of the registered graph it was made from.
+    `graph_version` is the digest of the registered graph it was made from; `agent` is the agent whose budget it spends
+    beside its own.
     """
 
     steps: tuple[StepSpec, ...]
@@ -133,6 +144,9 @@ class RunSpec:
     graph: str | None = None
     metadata: JSON = None
     graph_version: str | None = None
+    budget: tuple[Limit, ...] = ()
+    agent: UUID | None = None
+    origin: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +186,7 @@ class Claim:
     in_doubt: bool = False
     compensates: bool = False
     replay: Replay | None = None
+    budgeted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +271,8 @@ class Emitted:
 class Intended:
     """An effect is about to be called: committed before it is. `request` is canonical JSON.
 
-    `approval` is the wait that allows it, which is consumed in the same commit.
+    `approval` is the wait that allows it, which is consumed in the same commit. `reserve` is what it may take of each
+    meter of a budget at most, None where nobody knows; it is held from this commit on.
     """
 
     lease: Lease
@@ -268,11 +284,30 @@ class Intended:
     key: str
     compensate: str | None = None
     approval: UUID | None = None
+    reserve: Mapping[str, int | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a call of a model used. `input_tokens` includes those read from or written to a cache."""
+
+    input_tokens: int
+    output_tokens: int
+    microusd: int = 0
+    facts: JSON = None
+
+    @property
+    def spent(self) -> dict[str, int]:
+        """What each meter of a budget is charged."""
+        return {"tokens": self.input_tokens + self.output_tokens, "microusd": self.microusd}
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of an effect: `result` is canonical JSON when it is done, `error` when it failed."""
+    """What became of an effect: `result` is canonical JSON when it is done, `error` when it failed.
+
+    `reserved` is what its intent held, which ends here; `used` is what it took in truth.
+    """
 
     lease: Lease
     no: int
@@ -280,6 +315,29 @@ class Recorded:
     state: EffectState
     result: bytes | None = None
     error: JSON = None
+    reserved: Mapping[str, int | None] = field(default_factory=dict)
+    used: Used | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """What a call that was cut off had used by then: in place of the upper bound it was charged when its lease ended.
+
+    It needs no live lease: `key` is the effect's, which nobody else knows.
+    """
+
+    lease: Lease
+    no: int
+    key: str
+    used: Used
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """A step that is itself the call of a tool begins: counted against the budget before it does."""
+
+    lease: Lease
+    tool: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,21 +396,36 @@ class InDoubt:
     key: str | None = None
 
 
-Outcome = Succeeded | Failed | Released | Emitted | Intended | Recorded | Noted | Stored | Suspended | InDoubt
+Outcome = (
+    Succeeded
+    | Failed
+    | Released
+    | Emitted
+    | Intended
+    | Recorded
+    | Booked
+    | Metered
+    | Noted
+    | Stored
+    | Suspended
+    | InDoubt
+)
 
 # What leaves the lease as it is.
-ON_THE_WAY = (Emitted, Intended, Recorded, Noted, Stored)
+ON_THE_WAY = (Emitted, Intended, Recorded, Booked, Metered, Noted, Stored)
 
 
 class Verdict(StrEnum):
-    """What became of an outcome: accepted now, accepted before, refused by the fence, not allowed (an approval), or put
-    off because the run is paused."""
+    """What became of an outcome: accepted now, accepted before, refused by the fence, not allowed (an approval), put off
+    because the run is paused, beyond the budget (the run has ended by it), or of a cost that nobody can bound."""
 
     OK = "ok"
     ALREADY = "already"
     LOST = "lost"
     REFUSED = "refused"
     PAUSED = "paused"
+    EXHAUSTED = "exhausted"
+    UNBOUNDED = "unbounded"
 
 
 @dataclass(frozen=True, slots=True)

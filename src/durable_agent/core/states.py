@@ -71,6 +71,7 @@ class RunEvent(StrEnum):
     COMPLETED = "run.completed"
     FAILED = "run.failed"
     CANCELLED = "run.cancelled"
+    BUDGET_EXCEEDED = "run.budget_exceeded"
     PAUSED = "run.paused"
     RESUMED = "run.resumed"
     REDRIVEN = "run.redriven"
@@ -81,6 +82,7 @@ class RunEvent(StrEnum):
     COMPENSATING = "run.compensating"
     EXTENDED = "run.extended"
     SIGNALLED = "run.signalled"
+    BUDGET_SET = "run.budget_set"
 
 
 class StepEvent(StrEnum):
@@ -107,6 +109,8 @@ class StepEvent(StrEnum):
     EFFECT_RECORDED = "effect.recorded"
     EFFECT_UNKNOWN = "effect.unknown"
     EFFECT_SETTLED = "effect.settled"
+    METERED = "step.metered"
+    BOOKED = "effect.booked"
 
 
 class IllegalTransition(Exception):
@@ -146,12 +150,15 @@ RUN_TABLE: Final[Mapping[tuple[RunStatus, RunEvent], RunStatus]] = {
         for event, target in (
             (_S.FAILED, _R.FAILED),
             (_S.CANCELLED, _R.CANCELLED),
+            (_S.BUDGET_EXCEEDED, _R.BUDGET_EXCEEDED),
             (_S.COMPENSATING, _R.COMPENSATING),
         )
     },
+    (_R.PENDING, _S.BUDGET_EXCEEDED): _R.BUDGET_EXCEEDED,  # its time is over before it began
     **{(status, _S.PAUSED): _R.PAUSED for status in (_R.RUNNING, *_WAITS.values())},
     (_R.COMPENSATING, _S.FAILED): _R.FAILED,
     (_R.COMPENSATING, _S.CANCELLED): _R.CANCELLED,
+    (_R.COMPENSATING, _S.BUDGET_EXCEEDED): _R.BUDGET_EXCEEDED,
     (_R.FAILED, _S.REDRIVEN): _R.RUNNING,
     (_R.FAILED, _S.COMPENSATING): _R.COMPENSATING,  # a compensation that failed is redriven
     # Said of a run that is under way; they move nothing.
@@ -159,7 +166,7 @@ RUN_TABLE: Final[Mapping[tuple[RunStatus, RunEvent], RunStatus]] = {
         (status, event): status
         for status in RunStatus
         if status not in FINAL_RUN
-        for event in (_S.EXTENDED, _S.SIGNALLED)
+        for event in (_S.EXTENDED, _S.SIGNALLED, _S.BUDGET_SET)
     },
 }
 
@@ -178,6 +185,7 @@ STEP_TABLE: Final[Mapping[tuple[StepStatus, StepEvent], StepStatus]] = {
     (_T.RUNNING, _E.CANCELLED): _T.CANCELLED,
     (_T.RUNNING, _E.EMITTED): _T.RUNNING,
     (_T.RUNNING, _E.ARTIFACT): _T.RUNNING,
+    (_T.RUNNING, _E.METERED): _T.RUNNING,
     (_T.RUNNING, _E.EFFECT_INTENDED): _T.RUNNING,
     (_T.RUNNING, _E.EFFECT_RECORDED): _T.RUNNING,
     (_T.RUNNING, _E.EFFECT_UNKNOWN): _T.RUNNING,  # nobody knows whether it happened: a wait follows
@@ -192,8 +200,8 @@ STEP_TABLE: Final[Mapping[tuple[StepStatus, StepEvent], StepStatus]] = {
     (_T.SUCCEEDED, _E.COMPENSATED): _T.COMPENSATED,
     (_T.DEAD_LETTER, _E.REDRIVEN): _T.PENDING,
     (_T.CANCELLED, _E.REDRIVEN): _T.PENDING,
-    # A refused write is recorded and moves nothing, whatever the state.
-    **{(status, _E.FENCED): status for status in _T},
+    # A refused write is recorded and moves nothing, whatever the state; so is what a call that was cut off had used.
+    **{(status, event): status for status in _T for event in (_E.FENCED, _E.BOOKED)},
 }
 
 

@@ -109,6 +109,16 @@ CREATE FUNCTION uuid_floor(at timestamp with time zone) RETURNS uuid
     AS $$
       select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
     $$;
+CREATE TABLE agents (
+    tenant integer NOT NULL,
+    id uuid NOT NULL,
+    name text NOT NULL,
+    version integer NOT NULL,
+    config json NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT agents_version CHECK ((version > 0))
+);
 CREATE TABLE api_keys (
     tenant integer NOT NULL,
     id text NOT NULL,
@@ -131,6 +141,32 @@ CREATE TABLE artifacts (
     bytes bigint NOT NULL,
     at timestamp with time zone NOT NULL
 );
+CREATE TABLE budget_windows (
+    tenant integer NOT NULL,
+    owner uuid NOT NULL,
+    meter text NOT NULL,
+    window_s integer NOT NULL,
+    slice bigint NOT NULL,
+    spent bigint NOT NULL
+)
+WITH (fillfactor='50');
+CREATE TABLE budgets (
+    tenant integer NOT NULL,
+    owner uuid NOT NULL,
+    scope text NOT NULL,
+    meter text NOT NULL,
+    window_s integer DEFAULT 0 NOT NULL,
+    cap bigint NOT NULL,
+    spent bigint DEFAULT 0 NOT NULL,
+    reserved bigint DEFAULT 0 NOT NULL,
+    on_limit text NOT NULL,
+    due_at timestamp with time zone,
+    CONSTRAINT budgets_amounts CHECK (((cap >= 0) AND (spent >= 0) AND (reserved >= 0))),
+    CONSTRAINT budgets_clock CHECK (((due_at IS NULL) OR (meter = 'wall_clock_s'::text))),
+    CONSTRAINT budgets_on_limit CHECK ((on_limit = ANY (ARRAY['fail'::text, 'pause'::text]))),
+    CONSTRAINT budgets_scope CHECK ((scope = ANY (ARRAY['run'::text, 'agent'::text])))
+)
+WITH (fillfactor='50');
 CREATE TABLE dead_letters (
     tenant integer NOT NULL,
     run_id uuid NOT NULL,
@@ -141,7 +177,17 @@ CREATE TABLE dead_letters (
     failure text NOT NULL,
     message text NOT NULL,
     at timestamp with time zone NOT NULL,
-    CONSTRAINT dead_letters_reason CHECK ((reason = ANY (ARRAY['attempts_exhausted'::text, 'non_retryable'::text, 'poisoned'::text, 'condition_error'::text, 'payload_rejected'::text, 'rejected'::text, 'expired'::text, 'unknown_effect'::text, 'diverged'::text, 'refused'::text, 'invalid_input'::text, 'compensation_failed'::text])))
+    CONSTRAINT dead_letters_reason CHECK ((reason = ANY (ARRAY['attempts_exhausted'::text, 'non_retryable'::text, 'poisoned'::text, 'condition_error'::text, 'payload_rejected'::text, 'rejected'::text, 'expired'::text, 'unknown_effect'::text, 'diverged'::text, 'refused'::text, 'invalid_input'::text, 'compensation_failed'::text, 'budget'::text, 'max_steps'::text])))
+);
+CREATE UNLOGGED TABLE deltas (
+    tenant integer NOT NULL,
+    run_id uuid NOT NULL,
+    step_no integer NOT NULL,
+    effect integer NOT NULL,
+    claim_no integer NOT NULL,
+    piece integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    text text NOT NULL
 );
 CREATE TABLE effects (
     tenant integer NOT NULL,
@@ -162,6 +208,10 @@ CREATE TABLE effects (
     request json,
     result json,
     error json,
+    reserved json,
+    charged json,
+    usage json,
+    microusd bigint,
     CONSTRAINT effects_class CHECK ((class = ANY (ARRAY['safe'::text, 'idempotent'::text, 'verify'::text, 'manual'::text]))),
     CONSTRAINT effects_no CHECK ((no > 0)),
     CONSTRAINT effects_state CHECK ((state = ANY (ARRAY['intent'::text, 'done'::text, 'failed'::text, 'unknown'::text, 'resend'::text, 'refused'::text])))
@@ -186,6 +236,10 @@ CREATE TABLE effects_default (
     request json,
     result json,
     error json,
+    reserved json,
+    charged json,
+    usage json,
+    microusd bigint,
     CONSTRAINT effects_class CHECK ((class = ANY (ARRAY['safe'::text, 'idempotent'::text, 'verify'::text, 'manual'::text]))),
     CONSTRAINT effects_no CHECK ((no > 0)),
     CONSTRAINT effects_state CHECK ((state = ANY (ARRAY['intent'::text, 'done'::text, 'failed'::text, 'unknown'::text, 'resend'::text, 'refused'::text])))
@@ -215,6 +269,33 @@ CREATE TABLE events_default (
     detail json,
     CONSTRAINT events_seq CHECK ((seq > 0))
 );
+CREATE TABLE gate_slots (
+    tenant integer NOT NULL,
+    name text NOT NULL,
+    session uuid NOT NULL,
+    slots integer NOT NULL,
+    until timestamp with time zone NOT NULL
+)
+WITH (fillfactor='50');
+CREATE TABLE gates (
+    tenant integer NOT NULL,
+    name text NOT NULL,
+    requests_per_minute integer,
+    tokens_per_minute bigint,
+    concurrency integer,
+    requests_at timestamp with time zone,
+    tokens_at timestamp with time zone,
+    held_until timestamp with time zone,
+    state text DEFAULT 'closed'::text NOT NULL,
+    failures integer DEFAULT 0 NOT NULL,
+    opened_at timestamp with time zone,
+    retry_at timestamp with time zone,
+    probe uuid,
+    error text,
+    CONSTRAINT gates_limits CHECK (((COALESCE(requests_per_minute, 1) > 0) AND (COALESCE(tokens_per_minute, (1)::bigint) > 0) AND (COALESCE(concurrency, 1) > 0))),
+    CONSTRAINT gates_state CHECK ((state = ANY (ARRAY['closed'::text, 'open'::text, 'half_open'::text])))
+)
+WITH (fillfactor='50');
 CREATE TABLE graphs (
     tenant integer NOT NULL,
     name text NOT NULL,
@@ -230,6 +311,14 @@ CREATE TABLE idempotency_keys (
     run_id uuid NOT NULL,
     created_at timestamp with time zone NOT NULL,
     CONSTRAINT idempotency_keys_length CHECK (((length(key) >= 1) AND (length(key) <= 255)))
+);
+CREATE TABLE models (
+    tenant integer NOT NULL,
+    provider text NOT NULL,
+    name text NOT NULL,
+    window_tokens integer,
+    price json,
+    updated_at timestamp with time zone NOT NULL
 );
 CREATE TABLE queue (
     tenant integer NOT NULL,
@@ -299,10 +388,21 @@ CREATE TABLE runs (
     from_step integer,
     graph_version text,
     started_by text,
+    root uuid,
+    agent uuid,
+    budgeted boolean DEFAULT false NOT NULL,
+    paused_for text,
+    paused_until timestamp with time zone,
+    calls integer DEFAULT 0 NOT NULL,
+    input_tokens bigint DEFAULT 0 NOT NULL,
+    output_tokens bigint DEFAULT 0 NOT NULL,
+    microusd bigint DEFAULT 0 NOT NULL,
     CONSTRAINT runs_completed CHECK (((status <> 'completed'::text) OR (steps_left = 0))),
     CONSTRAINT runs_ending CHECK ((ending = ANY (ARRAY['failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
     CONSTRAINT runs_final CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT runs_mode CHECK ((mode = ANY (ARRAY['recorded'::text, 'live'::text]))),
+    CONSTRAINT runs_paused_for CHECK ((paused_for = 'budget'::text)),
+    CONSTRAINT runs_spent CHECK (((calls >= 0) AND (input_tokens >= 0) AND (output_tokens >= 0) AND (microusd >= 0))),
     CONSTRAINT runs_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text, 'waiting'::text, 'waiting_for_approval'::text, 'waiting_for_input'::text, 'paused'::text, 'compensating'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
     CONSTRAINT runs_steps_left CHECK (((steps_left >= 0) AND (steps_left <= steps_total))),
     CONSTRAINT runs_waiting CHECK ((waiting >= 0))
@@ -334,10 +434,21 @@ CREATE TABLE runs_default (
     from_step integer,
     graph_version text,
     started_by text,
+    root uuid,
+    agent uuid,
+    budgeted boolean DEFAULT false CONSTRAINT runs_budgeted_not_null NOT NULL,
+    paused_for text,
+    paused_until timestamp with time zone,
+    calls integer DEFAULT 0 CONSTRAINT runs_calls_not_null NOT NULL,
+    input_tokens bigint DEFAULT 0 CONSTRAINT runs_input_tokens_not_null NOT NULL,
+    output_tokens bigint DEFAULT 0 CONSTRAINT runs_output_tokens_not_null NOT NULL,
+    microusd bigint DEFAULT 0 CONSTRAINT runs_microusd_not_null NOT NULL,
     CONSTRAINT runs_completed CHECK (((status <> 'completed'::text) OR (steps_left = 0))),
     CONSTRAINT runs_ending CHECK ((ending = ANY (ARRAY['failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
     CONSTRAINT runs_final CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT runs_mode CHECK ((mode = ANY (ARRAY['recorded'::text, 'live'::text]))),
+    CONSTRAINT runs_paused_for CHECK ((paused_for = 'budget'::text)),
+    CONSTRAINT runs_spent CHECK (((calls >= 0) AND (input_tokens >= 0) AND (output_tokens >= 0) AND (microusd >= 0))),
     CONSTRAINT runs_status CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text, 'waiting'::text, 'waiting_for_approval'::text, 'waiting_for_input'::text, 'paused'::text, 'compensating'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'budget_exceeded'::text]))),
     CONSTRAINT runs_steps_left CHECK (((steps_left >= 0) AND (steps_left <= steps_total))),
     CONSTRAINT runs_waiting CHECK ((waiting >= 0))
@@ -455,6 +566,24 @@ CREATE TABLE tenants (
     created_at timestamp with time zone DEFAULT engine_now() NOT NULL,
     CONSTRAINT tenants_positive CHECK ((tenant > 0))
 );
+CREATE TABLE tool_servers (
+    tenant integer NOT NULL,
+    id uuid NOT NULL,
+    name text NOT NULL,
+    url text,
+    command text[],
+    token bytea,
+    state text NOT NULL,
+    digest text,
+    tools json,
+    seen json,
+    seen_digest text,
+    error text,
+    created_at timestamp with time zone NOT NULL,
+    checked_at timestamp with time zone,
+    CONSTRAINT tool_servers_place CHECK (((url IS NULL) <> (command IS NULL))),
+    CONSTRAINT tool_servers_state CHECK ((state = ANY (ARRAY['new'::text, 'ready'::text, 'quarantined'::text, 'unreachable'::text])))
+);
 CREATE TABLE waits (
     tenant integer NOT NULL,
     id uuid NOT NULL,
@@ -509,6 +638,10 @@ ALTER TABLE ONLY effects ATTACH PARTITION effects_default DEFAULT;
 ALTER TABLE ONLY events ATTACH PARTITION events_default DEFAULT;
 ALTER TABLE ONLY runs ATTACH PARTITION runs_default DEFAULT;
 ALTER TABLE ONLY steps ATTACH PARTITION steps_default DEFAULT;
+ALTER TABLE ONLY agents
+    ADD CONSTRAINT agents_name_unique UNIQUE (tenant, name);
+ALTER TABLE ONLY agents
+    ADD CONSTRAINT agents_pk PRIMARY KEY (tenant, id);
 ALTER TABLE ONLY api_keys
     ADD CONSTRAINT api_keys_id_unique UNIQUE (id);
 ALTER TABLE ONLY api_keys
@@ -517,8 +650,14 @@ ALTER TABLE ONLY artifacts
     ADD CONSTRAINT artifacts_id_unique UNIQUE (tenant, id);
 ALTER TABLE ONLY artifacts
     ADD CONSTRAINT artifacts_pk PRIMARY KEY (tenant, run_id, id);
+ALTER TABLE ONLY budget_windows
+    ADD CONSTRAINT budget_windows_pk PRIMARY KEY (tenant, owner, meter, window_s, slice);
+ALTER TABLE ONLY budgets
+    ADD CONSTRAINT budgets_pk PRIMARY KEY (tenant, owner, meter, window_s);
 ALTER TABLE ONLY dead_letters
     ADD CONSTRAINT dead_letters_pk PRIMARY KEY (tenant, run_id, no);
+ALTER TABLE ONLY deltas
+    ADD CONSTRAINT deltas_pk PRIMARY KEY (tenant, run_id, step_no, effect, claim_no, piece);
 ALTER TABLE ONLY effects
     ADD CONSTRAINT effects_pk PRIMARY KEY (tenant, run_id, step_no, no);
 ALTER TABLE ONLY effects_default
@@ -527,10 +666,16 @@ ALTER TABLE ONLY events
     ADD CONSTRAINT events_pk PRIMARY KEY (tenant, run_id, seq);
 ALTER TABLE ONLY events_default
     ADD CONSTRAINT events_default_pkey PRIMARY KEY (tenant, run_id, seq);
+ALTER TABLE ONLY gate_slots
+    ADD CONSTRAINT gate_slots_pk PRIMARY KEY (tenant, name, session);
+ALTER TABLE ONLY gates
+    ADD CONSTRAINT gates_pk PRIMARY KEY (tenant, name);
 ALTER TABLE ONLY graphs
     ADD CONSTRAINT graphs_pk PRIMARY KEY (tenant, name, version);
 ALTER TABLE ONLY idempotency_keys
     ADD CONSTRAINT idempotency_keys_pk PRIMARY KEY (tenant, key);
+ALTER TABLE ONLY models
+    ADD CONSTRAINT models_pk PRIMARY KEY (tenant, provider, name);
 ALTER TABLE ONLY queue
     ADD CONSTRAINT queue_pk PRIMARY KEY (tenant, run_id, no);
 ALTER TABLE ONLY routes
@@ -553,27 +698,42 @@ ALTER TABLE ONLY tenants
     ADD CONSTRAINT tenants_name_unique UNIQUE (name);
 ALTER TABLE ONLY tenants
     ADD CONSTRAINT tenants_pk PRIMARY KEY (tenant);
+ALTER TABLE ONLY tool_servers
+    ADD CONSTRAINT tool_servers_name_unique UNIQUE (tenant, name);
+ALTER TABLE ONLY tool_servers
+    ADD CONSTRAINT tool_servers_pk PRIMARY KEY (tenant, id);
 ALTER TABLE ONLY waits
     ADD CONSTRAINT waits_pk PRIMARY KEY (tenant, id);
 ALTER TABLE ONLY waits
     ADD CONSTRAINT waits_step UNIQUE (tenant, run_id, step_no, no);
 ALTER TABLE ONLY workers
     ADD CONSTRAINT workers_pk PRIMARY KEY (tenant, session);
+CREATE INDEX budgets_due ON budgets USING btree (due_at) WHERE (due_at IS NOT NULL);
+CREATE INDEX deltas_at ON deltas USING btree (at);
 CREATE INDEX idempotency_keys_age ON idempotency_keys USING btree (created_at);
 CREATE INDEX queue_leased ON queue USING btree (session) WHERE (state = 'leased'::text);
 CREATE INDEX queue_ready ON queue USING btree (tenant, route, ord) WHERE (state = 'ready'::text);
 CREATE INDEX queue_scheduled ON queue USING btree (due_at) WHERE (state = 'scheduled'::text);
+CREATE INDEX runs_agent ON ONLY runs USING btree (tenant, agent) WHERE (agent IS NOT NULL);
+CREATE INDEX runs_broke ON ONLY runs USING btree (paused_until) WHERE (paused_for IS NOT NULL);
+CREATE INDEX runs_default_paused_until_idx ON runs_default USING btree (paused_until) WHERE (paused_for IS NOT NULL);
+CREATE INDEX runs_default_tenant_agent_idx ON runs_default USING btree (tenant, agent) WHERE (agent IS NOT NULL);
 CREATE INDEX runs_open ON ONLY runs USING btree (tenant, id) WHERE (finished_at IS NULL);
 CREATE INDEX runs_default_tenant_id_idx ON runs_default USING btree (tenant, id) WHERE (finished_at IS NULL);
 CREATE INDEX runs_origin ON ONLY runs USING btree (tenant, origin) WHERE (origin IS NOT NULL);
 CREATE INDEX runs_default_tenant_origin_idx ON runs_default USING btree (tenant, origin) WHERE (origin IS NOT NULL);
+CREATE INDEX runs_tree ON ONLY runs USING btree (tenant, root) WHERE (root IS NOT NULL);
+CREATE INDEX runs_default_tenant_root_idx ON runs_default USING btree (tenant, root) WHERE (root IS NOT NULL);
 CREATE INDEX waits_cancelled ON waits USING btree (answered_at) WHERE ((state = 'cancelled'::text) AND (child_run IS NOT NULL));
 CREATE INDEX waits_child ON waits USING btree (tenant, child_run) WHERE ((state = 'open'::text) AND (child_run IS NOT NULL));
 CREATE INDEX waits_due ON waits USING btree (due_at) WHERE ((state = 'open'::text) AND (due_at IS NOT NULL));
 CREATE INDEX waits_open ON waits USING btree (tenant, id) WHERE (state = 'open'::text);
 ALTER INDEX effects_pk ATTACH PARTITION effects_default_pkey;
 ALTER INDEX events_pk ATTACH PARTITION events_default_pkey;
+ALTER INDEX runs_broke ATTACH PARTITION runs_default_paused_until_idx;
 ALTER INDEX runs_pk ATTACH PARTITION runs_default_pkey;
+ALTER INDEX runs_agent ATTACH PARTITION runs_default_tenant_agent_idx;
 ALTER INDEX runs_open ATTACH PARTITION runs_default_tenant_id_idx;
 ALTER INDEX runs_origin ATTACH PARTITION runs_default_tenant_origin_idx;
+ALTER INDEX runs_tree ATTACH PARTITION runs_default_tenant_root_idx;
 ALTER INDEX steps_pk ATTACH PARTITION steps_default_pkey;

@@ -64,6 +64,7 @@ class Step(NamedTuple):
     effect: str | None = None
     last_token: UUID | None = None
     done_token: UUID | None = None
+    budgeted: bool = False
 
     @property
     def run(self) -> tuple[int, UUID]:
@@ -121,6 +122,7 @@ class Picked(NamedTuple):
     effect: str | None
     origin: UUID | None
     mode: str | None
+    budgeted: bool
     step_origin: UUID | None
     outputs: dict[str, Any] | None
 
@@ -170,7 +172,7 @@ def lease_picked(
         if head is None:
             head = journal.heads[row.tenant, row.run_id] = Head(
                 row.tenant, row.run_id, RunStatus(row.status), row.steps_total, row.steps_left, row.last_seq,
-                row.chain, row.run_at, row.last_seq, row.waiting, row.parent_run, row.origin,
+                row.chain, row.run_at, row.last_seq, row.waiting, row.parent_run, row.origin, row.budgeted,
             )  # fmt: skip
         if head.status not in CLAIMABLE:
             if row.status == head.status.value:
@@ -188,7 +190,7 @@ def _lease(journal: Journal, head: Head, row: Picked, offer: Offer, token: Token
     note_claim(journal, head, lease, attempt=row.failures + 1, worker=offer.worker)
     effect = None if row.replayed else offer.effects.get(row.tool)
     journal.leased.add(row.at, row.tenant, row.run_id, row.no, lease.claim_no, lease.token, effect)
-    return leased_from(lease, row, row.run_input, row.goal, row.outputs or {}, secret, effect)
+    return leased_from(lease, row, row.run_input, row.goal, row.outputs or {}, secret, effect, row.budgeted)
 
 
 async def read_records(conn: Connection, picked: Sequence[Picked], leased: Sequence[Leased]) -> list[Leased]:
@@ -255,7 +257,7 @@ def _with_record(
 
 def leased_from(
     lease: Lease, row: Any, run_input: Any, goal: str | None, parents: dict[str, Any], secret: bytes,
-    effect: str | None,
+    effect: str | None, budgeted: bool,
 ) -> Leased:  # fmt: skip
     """Return the claim of a lease and what is remembered of it; `row` has the step's specification and counters.
 
@@ -264,10 +266,11 @@ def leased_from(
     claim = Claim(
         lease, row.name, _KINDS[row.kind], row.tool, row.input, run_input, goal, parents, row.failures + 1, row.crashes,
         row.timeout_s, row.deadline_s, idempotency_key(secret, lease), compensates=row.compensates is not None,
+        budgeted=budgeted,
     )  # fmt: skip
     step = Step(
         lease.tenant, lease.run_id, lease.step_no, row.name, row.tool, row.children, row.max_attempts, row.max_crashes,
-        row.retry, row.spawned_by, row.failures, row.crashes, lease.claim_no, lease.token, effect,
+        row.retry, row.spawned_by, row.failures, row.crashes, lease.claim_no, lease.token, effect, budgeted=budgeted,
     )  # fmt: skip
     return Leased(claim, step)
 

@@ -17,9 +17,12 @@ from durable_agent.engine.extend import Addition, extend
 from durable_agent.engine.journal import EFFECTS, JOURNAL, WAITS, Head, Journal
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Settlement
+from durable_agent.engine.spend import facts_of
 
 # How a run that is compensated ends: the event, and what it is called until then.
-ENDINGS = {"failed": RunEvent.FAILED, "cancelled": RunEvent.CANCELLED}
+ENDINGS = {
+    "failed": RunEvent.FAILED, "cancelled": RunEvent.CANCELLED, "budget_exceeded": RunEvent.BUDGET_EXCEEDED,
+}  # fmt: skip
 
 
 async def conclude(conn: Connection, settlement: Settlement, promotion: Promotion) -> bool:
@@ -32,7 +35,10 @@ async def conclude(conn: Connection, settlement: Settlement, promotion: Promotio
     for key, (step, reason) in settlement.failing.items():
         head = journal.heads[key]
         closed = settlement.finished[key] | promotion.closed[key]
-        await close_open_steps(conn, journal, head, closed, why="run_failed")
+        ending = "budget_exceeded" if reason == "budget" else "failed"
+        await close_open_steps(
+            conn, journal, head, closed, why="budget_exceeded" if reason == "budget" else "run_failed"
+        )
         if head.status is RunStatus.COMPENSATING:
             await _mark_undone(conn, journal, head)
             head.error = dumps(
@@ -40,11 +46,13 @@ async def conclude(conn: Connection, settlement: Settlement, promotion: Promotio
             )
             journal.move(head, RunEvent.FAILED, step=step, reason="compensation_failed")
             continue
-        head.error = dumps({"step": step, "reason": reason})
-        if await undo(conn, journal, head, ending="failed", step=step, reason=reason):
+        exhausted = settlement.record.exhausted.get(key)
+        facts = facts_of(exhausted) if exhausted is not None else {}
+        head.error = dumps({"step": step, "reason": reason, **facts})
+        if await undo(conn, journal, head, ending=ending, step=step, reason=reason, **facts):
             more = True
         else:
-            journal.move(head, RunEvent.FAILED, step=step, reason=reason)
+            journal.move(head, ENDINGS[ending], step=step, reason=reason, **facts)
     for head in journal.heads.values():
         if head.steps_left == 0 and not head.status.final and head.last_seq != head.seen:
             if head.status is RunStatus.COMPENSATING:
@@ -155,7 +163,7 @@ async def cancel_failed(conn: Connection, journal: Journal, settlement: Settleme
     """Queue the statements that end the open steps of the runs that failed in this transaction."""
     for key in settlement.failing:
         head = journal.heads[key]
-        if head.status is RunStatus.FAILED:
+        if head.status in (RunStatus.FAILED, RunStatus.BUDGET_EXCEEDED):
             await cancel_rows(conn, journal, head)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
 from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
 from durable_agent.engine.journal import JOURNAL, Head, Journal, read_now
+from durable_agent.engine.spend import BUDGETS, charge_run
 from durable_agent.engine.waiting import settle_waiting
 from durable_agent.errors import Conflict, DatabaseUnavailable, NotFound
 
@@ -24,11 +25,12 @@ REDRIVE = load("redrive")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One locked run with the journal of its transaction."""
+    """One locked run with the journal of its transaction; `later` are statements on its row, for after the head is written."""
 
     conn: Connection
     journal: Journal
     head: Head
+    later: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     @property
     def where(self) -> dict[str, Any]:
@@ -53,6 +55,8 @@ async def locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[He
             yield held
             await settle_waiting(conn, journal)
             await journal.write(conn)
+            for statement, params in held.later:
+                await conn.execute(statement, params)
     except IllegalTransition as error:
         verb = error.event.removeprefix("run.")
         raise Conflict(
@@ -78,6 +82,8 @@ async def cancel(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reas
         await cancel_rows(held.conn, journal, head)
         if not (begun and await undo(held.conn, journal, head, ending="cancelled", by=actor)):
             journal.move(head, RunEvent.CANCELLED, _why(reason), by=actor)
+        if head.budgeted:
+            await charge_run(held.conn, journal, head)
     return head.status.value
 
 
@@ -97,6 +103,7 @@ async def resume(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reas
     async with locked(db, tenant, run_id) as held:
         held.journal.move(held.head, RunEvent.RESUMED, _why(reason), by=actor)
         await held.conn.execute(JOURNAL.unhold_steps, held.where)
+        held.later.append((BUDGETS.mark_resumed, held.where))
     return held.head.status.value
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from durable_agent.core import budget
+from durable_agent.core.budget import Exceeded, Unbounded
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.records import EffectState, InDoubt, Intended, Noted, Outcome, Recorded, Verdict, WaitKind
 from durable_agent.core.states import RunStatus, StepEvent
@@ -14,7 +16,8 @@ from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
 from durable_agent.engine.claim import Step
-from durable_agent.engine.journal import EFFECTS, WAITS, Head, Journal
+from durable_agent.engine.journal import EFFECTS, WAITS, Head, Journal, RunKey
+from durable_agent.engine.spend import Purse
 
 EffectKey = tuple[UUID, int, int]
 
@@ -42,6 +45,8 @@ class Record:
 
     states: dict[EffectKey, tuple[str, int]] = field(default_factory=dict)
     approvals: dict[UUID, Mapping[str, Any]] = field(default_factory=dict)
+    purse: Purse = field(default_factory=Purse)
+    exhausted: dict[RunKey, Exceeded] = field(default_factory=dict)
 
     async def know(self, effects: Any, approvals: Any) -> None:
         """Take the answers of `read`."""
@@ -66,35 +71,73 @@ class Record:
             case Intended():
                 if head.status is RunStatus.PAUSED:
                     return Verdict.PAUSED
+                if outcome.approval is not None and not self._allowed(outcome):
+                    return Verdict.REFUSED
+                refused = self._afford(journal, head, outcome.reserve or budget.of_tool(outcome.name))
+                if refused is not None:
+                    return refused
                 if outcome.approval is not None:
-                    if not self._allowed(outcome):
-                        return Verdict.REFUSED
                     journal.consumed.add(step.tenant, outcome.approval)
                     facts["approval"] = str(outcome.approval)
                 journal.intended.add(
                     *fence, outcome.no, outcome.name, outcome.effect.value, EffectState.INTENT.value,
                     outcome.request_sha256, outcome.key, outcome.compensate, outcome.approval, outcome.request.decode(), None,
+                    dumps(outcome.reserve).decode() if outcome.reserve else None,
                 )  # fmt: skip
                 facts |= {"class": outcome.effect.value, "request_sha256": outcome.request_sha256, "key": outcome.key}
                 journal.append(head, StepEvent.EFFECT_INTENDED, step.no, **facts, worker=worker)
             case Noted():
                 journal.intended.add(
                     *fence, outcome.no, outcome.name, "safe", EffectState.DONE.value, outcome.request_sha256, "", None,
-                    None, None, outcome.result.decode(),
+                    None, None, outcome.result.decode(), None,
                 )  # fmt: skip
                 facts["result_sha256"] = digest(outcome.result)
                 journal.append(head, StepEvent.EFFECT_RECORDED, step.no, **facts, state="done")
             case Recorded():
                 result = outcome.result.decode() if outcome.result is not None else None
                 error = dumps(outcome.error).decode() if outcome.error is not None else None
-                journal.recorded.add(*fence, outcome.no, outcome.state.value, result, error)
+                used = outcome.used
+                usage = dumps(used.facts).decode() if used is not None else None
+                journal.recorded.add(
+                    *fence, outcome.no, outcome.state.value, result, error, usage, used.microusd if used else None
+                )
+                if outcome.state is not EffectState.UNKNOWN:
+                    self.purse.end(head, outcome.reserved, used)
                 if outcome.result is not None:
                     facts["result_sha256"] = digest(outcome.result)
+                if used is not None:
+                    facts["usage"] = used.facts
+                    facts["microusd"] = used.microusd
                 journal.append(
                     head, StepEvent.EFFECT_RECORDED, step.no, {"error": outcome.error} if outcome.error else None,
                     **facts, state=outcome.state.value,
                 )  # fmt: skip
         return Verdict.OK
+
+    def meter(self, journal: Journal, head: Head, step: Step, tool: str) -> Verdict:
+        """Count a step that is itself the call of a tool, before it begins."""
+        if head.status is RunStatus.PAUSED:
+            return Verdict.PAUSED
+        refused = self._afford(journal, head, budget.of_tool(tool))
+        if refused is None:
+            journal.append(head, StepEvent.METERED, step.no, tool=tool)
+        return refused or Verdict.OK
+
+    def _afford(self, journal: Journal, head: Head, wanted: Mapping[str, int | None]) -> Verdict | None:
+        """Reserve what a call may cost; the verdict that refuses it when a budget does not hold that."""
+        if head.key in self.exhausted:
+            return Verdict.EXHAUSTED
+        match self.purse.admit(head, wanted):
+            case None:
+                return None
+            case Unbounded():
+                return Verdict.UNBOUNDED
+            case Exceeded() as found if found.budget.on_limit == "pause":
+                self.purse.stop(journal, head, found)
+                return Verdict.PAUSED
+            case Exceeded() as found:
+                self.exhausted[head.key] = found
+                return Verdict.EXHAUSTED
 
     def _told_before(self, outcome: Intended | Recorded | Noted) -> bool:
         lease = outcome.lease
@@ -129,7 +172,7 @@ class Record:
             error = dumps({"message": outcome.message}).decode()
             journal.recorded.add(
                 step.tenant, step.run_id, step.no, lease.claim_no, lease.token, outcome.no,
-                EffectState.UNKNOWN.value, None, error,
+                EffectState.UNKNOWN.value, None, error, None, None,
             )  # fmt: skip
         journal.append(
             head, StepEvent.EFFECT_UNKNOWN, step.no, {"message": outcome.message}, effect=outcome.no, name=outcome.name,

@@ -167,8 +167,10 @@ async def _on(conn: Connection, room: Room, ask: Ask, held: Sequence[Leased] | N
         woken = await wind_up(conn, settlement, promotion)
         leased = lease_picked(journal, picked, limit=ask.slots - len(handed), offer=room.offer, secrets=room.secrets)
         leased = await read_records(conn, picked, leased)
+        await settlement.spend(conn)
         await settle_waiting(conn, journal)
         await journal.write(conn)
+        await settlement.record.purse.write(conn, journal)
         await cancel_failed(conn, journal, settlement)
         late = await promotion.read_outputs(conn, handed)
     outputs = await late.fetchall() if late is not None else ()
@@ -195,6 +197,8 @@ async def _settle(
     if reads is None:
         return settlement, promotion
     journal.take(await reads.heads.fetchall())
+    if reads.budgets is not None:
+        await settlement.record.purse.know(*reads.budgets)
     if held is not None:
         if any((head := journal.heads.get(step.run)) is None or head.status.final for step in held):
             raise LostRace("a run ended before its step")
@@ -266,6 +270,7 @@ def _handed(
         leased_from(
             ready.lease, ready.child, runs[ready.head.key].run_input, runs[ready.head.key].goal,
             promotion.outputs_for(ready, read), room.secrets[ready.tenant], room.offer.effects.get(ready.child.tool),
+            ready.head.budgeted,
         )
         for ready in handed
         if ready.lease is not None

@@ -37,6 +37,7 @@ from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.engine.journal import Head, Journal, Row, read_now
 from durable_agent.engine.routes import Routes
 from durable_agent.engine.rows import RUN_COLUMNS, STEP_COLUMNS, SUBMIT, json_text
+from durable_agent.engine.spend import BUDGETS
 from durable_agent.errors import Conflict, DatabaseUnavailable, InvalidRequest, NotFound
 
 RECORDED, LIVE = "recorded", "live"
@@ -211,9 +212,13 @@ async def _write(conn: Connection, journal: Journal, tenant: Tenant, made: _Fork
     runs.add(
         tenant, run_id, head.status.value, len(steps), head.steps_left, head.last_seq, head.chain, origin["lane"],
         origin["graph"], origin["goal"], None, json_text(origin["input"]), json_text(origin["metadata"]),
-        origin["graph_version"], by, None, None, origin["id"], made.mode, made.start,
+        origin["graph_version"], by, None, None, origin["id"], made.mode, made.start, None,
+        *((origin["agent"], origin["budgeted"]) if made.mode == LIVE else (None, False)),
     )  # fmt: skip
     await journal.send(conn, runs)
+    if made.mode == LIVE and origin["budgeted"]:
+        source = {"source": origin["root"] or origin["id"], "tenant": tenant, "run": run_id, "now": journal.now}
+        await conn.execute(BUDGETS.copy_budgets, source)
     await journal.send(conn, rows)
     await journal.write(conn)
     return run_id

@@ -49,6 +49,7 @@ class Head:
     waiting: int = 0
     parent: UUID | None = None
     origin: UUID | None = None
+    budgeted: bool = False
     error: bytes | None = None
     ending: str | None = None
     started: bool = False
@@ -84,9 +85,11 @@ class Journal:
         key, fence = STEP_KEY, ("claim_nos", "tokens")
         self.intended = Row(EFFECTS.intend_effects, (
             *key, *fence, "effects", "names", "classes", "states", "requests_sha256", "keys", "compensates", "approvals",
-            "requests", "results",
+            "requests", "results", "reserved",
         ))
-        self.recorded = Row(EFFECTS.record_effects, (*key, *fence, "effects", "states", "results", "errors"))
+        self.recorded = Row(EFFECTS.record_effects, (
+            *key, *fence, "effects", "states", "results", "errors", "usages", "microusd",
+        ))
         self.stored = Row(EFFECTS.store_artifacts, (*key, *fence, "ids", "names", "media_types", "digests", "sizes"))
         self.consumed = Row(WAITS.consume_approvals, ("tenants", "ids"))
         self.waits = Row(WAITS.open_waits, (
@@ -111,10 +114,11 @@ class Journal:
 
     def take(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Take the rows of `lock_runs` as heads."""
-        for tenant, run_id, status, total, left, last_seq, chain, waiting, parent, origin, at in rows:
+        for tenant, run_id, status, total, left, last_seq, chain, waiting, parent, origin, budgeted, at in rows:
             self.heads[tenant, run_id] = Head(
-                tenant, run_id, RunStatus(status), total, left, last_seq, chain, at, last_seq, waiting, parent, origin
-            )
+                tenant, run_id, RunStatus(status), total, left, last_seq, chain, at, last_seq, waiting, parent, origin,
+                budgeted,
+            )  # fmt: skip
 
     def append(
         self, head: Head, event: RunEvent | StepEvent, no: int | None = None, detail: Any = None, **data: Any

@@ -23,6 +23,7 @@ from durable_agent.engine.answer import MANY_DUE, cancel_orphans, settle_childre
 from durable_agent.engine.claim import Step, idempotency_key
 from durable_agent.engine.conclude import cancel_failed, ended_children
 from durable_agent.engine.exchange import SESSIONS, wind_up
+from durable_agent.engine.grant import settle_budgets
 from durable_agent.engine.journal import Journal, read_now
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Lost, Settlement, read
@@ -179,15 +180,19 @@ class Upkeep:
             still = {row[0] for row in await again.fetchall()}
             journal = Journal((await now.fetchone())[0])
             journal.take(await reads.heads.fetchall())
-            rows = {(row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
             settlement = Settlement(journal, None)
+            if reads.budgets is not None:
+                await settlement.record.purse.know(*reads.budgets)
+            rows = {(row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
             lost = [x for x in found if x.lease.token in still and (x.lease.run_id, x.lease.step_no) in rows]
             if any(rows[x.lease.run_id, x.lease.step_no].effect for x in lost):
                 lost = await _with_keys(conn, lost)
             settlement.settle(lost, [rows[x.lease.run_id, x.lease.step_no] for x in lost])
             await wind_up(conn, settlement, Promotion(journal))
+            await settlement.spend(conn)
             await settle_waiting(conn, journal)
             await journal.write(conn)
+            await settlement.record.purse.write(conn, journal)
             await cancel_failed(conn, journal, settlement)
         taken = [x for x, v in zip(lost, settlement.verdicts, strict=True) if v is Verdict.OK]
         for x in taken:
@@ -209,7 +214,7 @@ class Upkeep:
             settled += (found := await settle_due(self.db))
             if found < MANY_DUE:
                 break
-        if settled + await cancel_orphans(self.db):
+        if settled + await settle_budgets(self.db) + await cancel_orphans(self.db):
             self.bell.ring(READY, EVENTS, CONTROL)
             self.stir()
 

@@ -13,7 +13,7 @@ SUBMIT = load("submit")
 RUN_COLUMNS: Final = (
     "tenants", "runs", "statuses", "steps_total", "steps_left", "last_seqs", "chains", "lanes", "graphs", "goals",
     "errors", "inputs", "metadata", "graph_versions", "started_by", "parent_runs", "parent_steps", "origins", "modes",
-    "from_steps",
+    "from_steps", "roots", "agents", "budgeted",
 )  # fmt: skip
 STEP_COLUMNS: Final = (
     "tenants", "runs", "nos", "statuses", "deps_left", "max_attempts", "max_crashes", "routes", "ords", "timeouts",

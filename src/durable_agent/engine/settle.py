@@ -21,6 +21,7 @@ from uuid_utils.compat import uuid7
 from durable_agent.core import retry
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.records import (
+    Booked,
     EffectClass,
     Emitted,
     Failed,
@@ -28,6 +29,7 @@ from durable_agent.core.records import (
     InDoubt,
     Intended,
     Lease,
+    Metered,
     Noted,
     Outcome,
     Recorded,
@@ -43,7 +45,7 @@ from durable_agent.core.records import (
 from durable_agent.core.states import RunStatus, StepEvent
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
-from durable_agent.engine import effects
+from durable_agent.engine import effects, spend
 from durable_agent.engine.claim import Step
 from durable_agent.engine.journal import JOURNAL, STEP_KEY, Head, Journal, RunKey, StepKey
 from durable_agent.engine.promote import Resolution
@@ -82,6 +84,7 @@ class Reads:
     pending: Any = None
     effects: Any = None
     approvals: Any = None
+    budgets: tuple[Any, Any] | None = None
     asked: Sequence[StepKey] = ()
 
 
@@ -99,6 +102,7 @@ async def read(conn: Connection, outcomes: Sequence[Outcome | Lost], held: Seque
             JOURNAL.settling, literals(STEP_KEY, [(x.tenant, x.run_id, x.step_no) for x in leases])
         )
         reads.effects, reads.approvals = await effects.read(conn, outcomes)
+        reads.budgets = await spend.read(conn, runs)
         return reads
     reads.asked = sorted(
         {
@@ -111,6 +115,8 @@ async def read(conn: Connection, outcomes: Sequence[Outcome | Lost], held: Seque
     )
     if reads.asked:
         reads.pending = await conn.execute(JOURNAL.pending, literals(STEP_KEY, reads.asked))
+    if any(step.budgeted for step in held):
+        reads.budgets = await spend.read(conn, runs)
     return reads
 
 
@@ -128,11 +134,16 @@ class Settlement:
     arrived: dict[StepKey, int] = field(default_factory=lambda: defaultdict(int))
     record: effects.Record = field(default_factory=effects.Record)
     _ended: set[Token] = field(default_factory=set)
+    _let_go: set[StepKey] = field(default_factory=set)
 
     def settle(self, outcomes: Sequence[Outcome | Lost], steps: Sequence[Step]) -> None:
         """Decide every outcome; a second outcome for the same lease in the batch meets the fence."""
         for outcome, step in zip(outcomes, steps, strict=True):
             head = self.journal.heads.get(step.run)
+            if head is not None and isinstance(outcome, Booked):
+                self.record.purse.book(head, outcome)
+                self.verdicts.append(Verdict.OK)
+                continue
             if head is None or not step.owned_by(outcome.lease) or outcome.lease.token in self._ended:
                 self.verdicts.append(self._refuse(head, step, outcome))
                 continue
@@ -153,7 +164,11 @@ class Settlement:
     def _accept(self, head: Head, step: Step, outcome: Outcome | Lost) -> Verdict:
         match outcome:
             case Intended() | Recorded() | Noted():
-                return self.record.note(self.journal, head, step, outcome, self.worker)
+                return self._checked(head, step, self.record.note(self.journal, head, step, outcome, self.worker))
+            case Metered():
+                return self._checked(head, step, self.record.meter(self.journal, head, step, outcome.tool))
+            case Booked():
+                raise AssertionError("booked before the fence is asked")
             case Stored():
                 self._store(head, step, outcome)
             case Suspended():
@@ -183,6 +198,22 @@ class Settlement:
             case _:
                 assert_never(outcome)
         return Verdict.OK
+
+    def _checked(self, head: Head, step: Step, verdict: Verdict) -> Verdict:
+        """End the run whose budget does not hold the call."""
+        if verdict is Verdict.EXHAUSTED:
+            self.failing.setdefault(head.key, (step.name, "budget"))
+        return verdict
+
+    async def spend(self, conn: Connection) -> None:
+        """Charge what leases and runs that ended here still held, and hold the runs that a budget paused."""
+        purse = self.record.purse
+        await purse.settle_bookings(conn, self.journal)
+        await purse.hold(conn, self.journal)
+        if purse.budgets:
+            await self.journal.flush(conn)
+            over = [h.key for h in self.journal.heads.values() if h.status.final or h.status is RunStatus.COMPENSATING]
+            await purse.charge(conn, self._let_go, over)
 
     def _store(self, head: Head, step: Step, outcome: Stored) -> None:
         self.journal.append(
@@ -301,7 +332,7 @@ class Settlement:
             step.tenant, step.run_id, step.no, lease.claim_no, lease.token, state, delay_s, failures, crashes,
             self._told(lease), effect,
         )  # fmt: skip
-        self._ended.add(lease.token)
+        self._end(step, lease)
 
     def _finish(
         self, head: Head, step: Step, lease: Lease, status: str, failures: int, crashes: int, *,
@@ -317,7 +348,11 @@ class Settlement:
         if step.spawned_by is not None:
             self.arrived[step.tenant, step.run_id, step.spawned_by] += 1
         self.finished[head.key].add(step.no)
+        self._end(step, lease)
+
+    def _end(self, step: Step, lease: Lease) -> None:
         self._ended.add(lease.token)
+        self._let_go.add((step.tenant, step.run_id, step.no))
 
     def _told(self, lease: Lease) -> Token | None:
         """The token by which the same worker, asking again, hears `already`; what a reaper ended it hears was lost."""
@@ -339,7 +374,7 @@ def policy_from(text: str, max_attempts: int) -> RetryPolicy:
 # What a dead letter says when its failure has a name of its own.
 _REASONS: dict[str, str] = {
     "Rejected": "rejected", "Expired": "expired", "Refused": "refused",
-    FailureClass.UNKNOWN_EFFECT: "unknown_effect", FailureClass.DIVERGED: "diverged",
+    FailureClass.UNKNOWN_EFFECT: "unknown_effect", FailureClass.DIVERGED: "diverged", FailureClass.BUDGET: "budget",
 }  # fmt: skip
 
 

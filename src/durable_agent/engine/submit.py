@@ -27,6 +27,7 @@ from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.engine.journal import Head, Journal, Row, read_now
 from durable_agent.engine.routes import RouteKey, Routes
 from durable_agent.engine.rows import RUN_COLUMNS, STEP_COLUMNS, SUBMIT, json_text, policy_text
+from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS
 from durable_agent.errors import DatabaseUnavailable, DurableAgentError, KeyReused
 
 
@@ -34,7 +35,7 @@ from durable_agent.errors import DatabaseUnavailable, DurableAgentError, KeyReus
 class Submission:
     """A run to start; `key` is its Idempotency-Key and `digest` the SHA-256 of its canonical request.
 
-    `by` is who asked for it; `parent` is the (run, step number) that waits for it.
+    `by` is who asked for it; `parent` is the (run, step number) that waits for it, and `tree` is what it belongs to then.
     """
 
     spec: RunSpec
@@ -42,6 +43,16 @@ class Submission:
     digest: bytes | None = None
     by: str | None = None
     parent: tuple[UUID, int] | None = None
+    tree: Tree | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What the runs below a run share: the root whose budget they spend, and the agent's."""
+
+    root: UUID
+    agent: UUID | None
+    budgeted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +210,7 @@ class Writer:
         self._routes = routes
         self._runs = Row(SUBMIT.add_runs, RUN_COLUMNS)
         self._steps = Row(SUBMIT.add_steps, STEP_COLUMNS)
+        self._budgets = Row(BUDGETS.add_budgets, BUDGET_COLUMNS)
 
     def add(self, one: Planned) -> RunStatus:
         """Gather a run, its steps, its ready roots and its first events; return the status it starts in."""
@@ -242,9 +254,28 @@ class Writer:
             one.tenant, one.run_id, head.status.value, head.steps_total, head.steps_left, head.last_seq, head.chain,
             spec.lane, spec.graph, spec.goal, head.error.decode() if head.error else None,
             json_text(spec.input), json_text(spec.metadata), spec.graph_version, one.submission.by,
-            *(one.submission.parent or (None, None)), None, None, None,
+            *(one.submission.parent or (None, None)), spec.origin, None, None, *self._tree(one),
         )  # fmt: skip
         return head.status
+
+    def _tree(self, one: Planned) -> tuple[UUID | None, UUID | None, bool]:
+        """Gather the limits of a run at the top of a tree; return its root, its agent, and whether its calls are metered."""
+        spec, tree = one.submission.spec, one.submission.tree
+        if tree is not None:
+            return tree.root, tree.agent, tree.budgeted
+        for limit in spec.budget:
+            self._budgets.add(
+                one.tenant,
+                one.run_id,
+                "run",
+                limit.meter,
+                0,
+                limit.cap,
+                0,
+                limit.on_limit,
+                self._journal.now.isoformat(),
+            )
+        return None, spec.agent, bool(spec.budget) or spec.agent is not None
 
     def _add_step(self, one: Planned, no: int, step: StepSpec, graph: Graph, route: int, ord_: int, roots: Any) -> None:
         parents, children = graph.parents[no], graph.children[no]
@@ -284,7 +315,7 @@ class Writer:
 
     async def write(self, conn: Connection) -> None:
         """Queue every statement on the pipeline."""
-        for row in (self._runs, self._steps):
+        for row in (self._runs, self._steps, self._budgets):
             await self._journal.send(conn, row)
         await self._journal.write(conn)
 

@@ -21,7 +21,7 @@ from durable_agent.engine.extend import Addition, extend
 from durable_agent.engine.journal import JOURNAL, WAITS, Head, Journal, StepKey
 from durable_agent.engine.routes import Routes
 from durable_agent.engine.settle import Opening, Settlement
-from durable_agent.engine.submit import Planned, Submission, Writer
+from durable_agent.engine.submit import Planned, Submission, Tree, Writer
 
 
 async def open_waits(conn: Connection, settlement: Settlement) -> bool:
@@ -74,7 +74,9 @@ async def _start(conn: Connection, journal: Journal, opening: Opening) -> UUID:
     graph = plan(spec.steps, max_steps=len(spec.steps))
     by = row[1] if row else None
     spec = replace(spec, steps=await _queued(conn, opening, spec.steps))
-    planned = Planned(head.tenant, Submission(spec, by=by, parent=(head.id, opening.step.no)), graph, RunId(uuid7()))
+    tree = Tree(*row[2:]) if row else None
+    child = Submission(spec, by=by, parent=(head.id, opening.step.no), tree=tree)
+    planned = Planned(head.tenant, child, graph, RunId(uuid7()))
     routes = Routes()
     await routes.ensure(conn, planned.routes())
     writer = Writer(journal.now, routes)

@@ -15,19 +15,23 @@ from durable_agent import errors
 from durable_agent.core.effects import Diverged, Fresh, Ledger, Recovery, effect_key, recovery
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.records import (
+    Booked,
     Claim,
     Effect,
     EffectClass,
     EffectState,
     InDoubt,
     Intended,
+    Metered,
     Noted,
     Outcome,
     Recorded,
     Released,
+    Used,
     Verdict,
 )
 from durable_agent.errors import (
+    BudgetExceeded,
     Divergence,
     EffectRefused,
     FatalError,
@@ -43,6 +47,20 @@ MESSAGE_LIMIT = 2000
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """What a call records besides its result, when it is not just its arguments: a call of a model.
+
+    `request` is recorded in place of the arguments; `reserve` is what it may take of a budget at most, by meter, None where
+    nobody knows. `used` tells from the result what it took; `partial`, when it is cut off, what it had taken by then.
+    """
+
+    request: Any
+    reserve: Mapping[str, int | None]
+    used: Callable[[Any], Used]
+    partial: Callable[[], Used | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """An effect that is about to be called or looked up."""
 
@@ -51,6 +69,7 @@ class Begun:
     tool: Tool
     bound: Mapping[str, Any]
     effect: EffectClass
+    order: Order | None = None
 
 
 @dataclass(slots=True)
@@ -67,23 +86,26 @@ class Calls:
     _open: dict[int, Begun] = field(default_factory=dict)
     _under_way: set[asyncio.Future[None]] = field(default_factory=set)
 
-    async def call(self, tool: Tool, given: Mapping[str, Any], approval: UUID | None) -> Any:
+    async def call(
+        self, tool: Tool, given: Mapping[str, Any], approval: UUID | None, order: Order | None = None
+    ) -> Any:
         """Return the recorded result of this call, or make it and record it. See `Context.call`."""
         self._still_open()
         under_way: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._under_way.add(under_way)
         try:
-            return await self._call(under_way, tool, given, approval)
+            return await self._call(under_way, tool, given, approval, order)
         finally:
             self._under_way.discard(under_way)
             if not under_way.done():
                 under_way.set_result(None)
 
     async def _call(
-        self, under_way: asyncio.Future[None], tool: Tool, given: Mapping[str, Any], approval: UUID | None
-    ) -> Any:
-        request = self.encode(given)
-        bound = tool.bind(orjson.loads(request))
+        self, under_way: asyncio.Future[None], tool: Tool, given: Mapping[str, Any], approval: UUID | None,
+        order: Order | None,
+    ) -> Any:  # fmt: skip
+        request = self.encode(given if order is None else order.request)
+        bound = tool.bind(orjson.loads(request)) if order is None else given
         sha = digest(request)
         try:
             found = self.ledger.effect(tool.name, sha)
@@ -92,27 +114,41 @@ class Calls:
         match found:
             case Fresh(no):
                 key = effect_key(self.claim.idempotency_key, no, sha)
-                begun = Begun(no, key, tool, bound, EffectClass(tool.effect))
+                begun = Begun(no, key, tool, bound, EffectClass(tool.effect), order)
             case Effect():
                 if found.state is EffectState.DONE:
                     return await self.link.whole(_recorded(found))
                 approval = None  # used up when it was first begun
-                begun = Begun(found.no, found.key, tool, bound, found.effect)
+                begun = Begun(found.no, found.key, tool, bound, found.effect, order)
                 settled = await self._recover(found, begun, under_way)
                 if settled is not None:
                     return settled[0]
         intent = Intended(
-            self.claim.lease, begun.no, tool.name, begun.effect, request, sha, begun.key, tool.compensate, approval
-        )
-        verdict = await self.link.tell(intent)
-        if verdict is Verdict.PAUSED:
-            # The step gives itself back and is held; what it has done so far is recorded.
-            await self.suspend(Released(self.claim.lease), under_way)
-        if verdict is Verdict.REFUSED:
-            raise Refused(
-                f"the approval does not allow this call of {tool.name!r}: it was given for other arguments, or used already"
-            )
+            self.claim.lease, begun.no, tool.name, begun.effect, request, sha, begun.key, tool.compensate, approval,
+            order.reserve if order is not None else {},
+        )  # fmt: skip
+        await self._heed(await self.link.tell(intent), tool.name, under_way)
         return await self._send(begun, under_way)
+
+    async def _heed(self, verdict: Verdict, tool: str, own: asyncio.Future[None] | None) -> None:
+        """Return when the engine lets the call be made. Raises Refused, BudgetExceeded; Suspend when the run is paused."""
+        match verdict:
+            case Verdict.PAUSED:
+                # The step gives itself back and is held; what it has done so far is recorded.
+                await self.suspend(Released(self.claim.lease), own)
+            case Verdict.REFUSED:
+                raise Refused(
+                    f"the approval does not allow this call of {tool!r}: it was given for other arguments, or used already"
+                )
+            case Verdict.UNBOUNDED:
+                raise BudgetExceeded(
+                    f"nobody can say what the call of {tool!r} costs at most, and the run's money is limited: set the "
+                    "model's price, or lift the limit"
+                )
+
+    async def metered(self, tool: str) -> None:
+        """Count the step's own call of a tool against the run's budget, before it is made."""
+        await self._heed(await self.link.tell(Metered(self.claim.lease, tool)), tool, None)
 
     async def _recover(self, found: Effect, begun: Begun, own: asyncio.Future[None]) -> tuple[Any] | None:
         """Deal with an effect that was begun before; return its result if it has one now."""
@@ -138,6 +174,10 @@ class Calls:
         self._open[begun.no] = begun
         try:
             result = await self.link.invoke(begun.tool, begun.bound, self.context(begun.key))
+        except asyncio.CancelledError:
+            if begun.order is not None and (used := begun.order.partial()) is not None:
+                self.link.post(Booked(self.claim.lease, begun.no, begun.key, used))
+            raise
         except UnknownOutcome as error:
             await self._in_doubt(begun, error, own)
             self._open.pop(begun.no, None)
@@ -146,7 +186,7 @@ class Calls:
             # The author's word that it did not happen.
             facts = {"type": type(error).__name__, "message": str(error)[:MESSAGE_LIMIT]}
             del self._open[begun.no]
-            await self.link.tell(Recorded(self.claim.lease, begun.no, begun.tool.name, EffectState.FAILED, None, facts))
+            await self.link.tell(_recorded_as(self.claim, begun, EffectState.FAILED, None, facts))
             raise
         except Exception as error:
             await self._in_doubt(begun, error, own)
@@ -162,20 +202,19 @@ class Calls:
             self._open.pop(begun.no, None)
             await self.suspend(InDoubt(self.claim.lease, begun.no, begun.tool.name, message, begun.key), own)
         facts = {"type": type(error).__name__, "message": str(error)[:MESSAGE_LIMIT]}
-        self.link.post(Recorded(self.claim.lease, begun.no, begun.tool.name, EffectState.UNKNOWN, None, facts))
+        self.link.post(_recorded_as(self.claim, begun, EffectState.UNKNOWN, None, facts))
 
     async def _done(self, begun: Begun, result: Any) -> Any:
-        name = begun.tool.name
+        used = begun.order.used(result) if begun.order is not None else None
         try:
             text = self.encode(result)
             kept = await self.link.keep(text)
         except FatalError as error:
             # It happened; only its result cannot be kept, and trying again would not change that.
-            self.link.post(
-                Recorded(self.claim.lease, begun.no, name, EffectState.DONE, b"null", {"message": str(error)})
-            )
+            facts = {"message": str(error)}
+            self.link.post(_recorded_as(self.claim, begun, EffectState.DONE, b"null", facts, used))
             raise
-        self.link.post(Recorded(self.claim.lease, begun.no, name, EffectState.DONE, kept))
+        self.link.post(_recorded_as(self.claim, begun, EffectState.DONE, kept, None, used))
         return orjson.loads(text)
 
     def note(self, name: str, make: Callable[[], Any]) -> Any:
@@ -223,6 +262,13 @@ class Calls:
                 message = "the attempt was ended in the middle of the call"
                 return InDoubt(self.claim.lease, no, begun.tool.name, message, begun.key)
         return self._left
+
+
+def _recorded_as(
+    claim: Claim, begun: Begun, state: EffectState, result: bytes | None, error: Any, used: Used | None = None
+) -> Recorded:
+    reserved = begun.order.reserve if begun.order is not None else {}
+    return Recorded(claim.lease, begun.no, begun.tool.name, state, result, error, reserved, used)
 
 
 def failure_again(error: Mapping[str, Any]) -> Exception:

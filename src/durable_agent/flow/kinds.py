@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from durable_agent.core.conditions import ConditionError, holds
-from durable_agent.errors import ConditionInvalid, FatalError, Refused
+from durable_agent.errors import BudgetExceeded, ConditionInvalid, FatalError, Refused
 from durable_agent.flow.context import Context
 from durable_agent.flow.tools import Tool, step
 
@@ -95,6 +95,8 @@ async def each(
 async def run(ctx: Context, steps: list[dict[str, Any]], goal: str | None = None, input: Any = None) -> dict[str, Any]:
     """Start a run of its own and wait for it; one that does not complete fails the step."""
     ended = await ctx.run(steps, goal=goal, input=input)
+    if ended["status"] == "budget_exceeded":
+        raise BudgetExceeded(f"run {ended['run_id']} has used up the budget: {ended['error'] or ''}")
     if ended["status"] != "completed":
         raise FatalError(f"run {ended['run_id']} ended as {ended['status']}: {ended['error'] or ''}")
     return ended

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 from uuid import UUID, uuid4
@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import orjson
 
 from durable_agent.core import retry
+from durable_agent.core.budget import Budget, Exceeded, Unbounded, admit, charge, counts, of_tool
 from durable_agent.core.graph import plan
 from durable_agent.core.port import AuthorTransaction
 from durable_agent.core.promotion import (
@@ -32,6 +33,7 @@ from durable_agent.core.promotion import Outcome as ParentOutcome
 from durable_agent.core.records import (
     DEFAULT_TENANT,
     Answer,
+    Booked,
     Claim,
     Effect,
     EffectClass,
@@ -42,6 +44,7 @@ from durable_agent.core.records import (
     InDoubt,
     Intended,
     Lease,
+    Metered,
     Noted,
     Outcome,
     Recorded,
@@ -73,10 +76,11 @@ class FakeBackend:
         self._hint = asyncio.Event()
         self._order = itertools.count(1)
 
-    def submit(self, spec: RunSpec) -> UUID:
+    def submit(self, spec: RunSpec, parent: FakeRun | None = None) -> UUID:
         """Start a run and return its id. Raises GraphInvalid."""
         graph = plan(spec.steps, max_steps=100_000)
-        run = FakeRun(uuid4(), spec, [])
+        run = FakeRun(uuid4(), spec, [], parent=parent)
+        run.budgets = [Budget("", "run", one.meter, 0, one.cap, 0, 0, one.on_limit) for one in spec.budget]
         self._add(run, spec.steps, 0, None)
         assert len(graph.names) == len(run.steps)
         self.runs[run.id] = run
@@ -162,6 +166,7 @@ class FakeBackend:
             lease, step.spec.name, step.spec.kind, step.spec.tool, step.spec.input, run.spec.input, run.spec.goal, done,
             step.failures + 1, 0, step.spec.timeout_s, step.spec.deadline_s, key,
             effects=tuple(step.effects.values()), answers=tuple(step.answers), compensates=step.compensates is not None,
+            budgeted=bool(run.top.budgets),
         )  # fmt: skip
 
     def _settle(self, outcome: Outcome) -> Verdict:
@@ -176,6 +181,10 @@ class FakeBackend:
                 run.events.append(("artifact", outcome.name))
             case Intended() | Recorded() | Noted():
                 return self._note(run, step, outcome)
+            case Metered():
+                return self._afford(run, of_tool(outcome.tool)) or Verdict.OK
+            case Booked():
+                pass
             case Succeeded():
                 step.output, step.status, step.token = orjson.loads(outcome.output), StepStatus.SUCCEEDED, None
                 step.ended = next(self._order)
@@ -210,6 +219,8 @@ class FakeBackend:
             case Intended():
                 if outcome.approval is not None and not self._consume(outcome):
                     return Verdict.REFUSED
+                if refused := self._afford(run, outcome.reserve or of_tool(outcome.name)):
+                    return refused
                 step.effects[outcome.no] = Effect(
                     outcome.no, outcome.name, outcome.effect, outcome.request_sha256, outcome.key, EffectState.INTENT
                 )
@@ -221,6 +232,10 @@ class FakeBackend:
                 step.effects[outcome.no] = replace(
                     step.effects[outcome.no], state=outcome.state, result=result, error=outcome.error
                 )
+                for one in run.top.budgets:
+                    spent = outcome.used.spent.get(one.meter, 0) if outcome.used else 0
+                    if not counts(one.meter):
+                        charge(one, reserved=outcome.reserved.get(one.meter) or 0, spent=spent)
                 if outcome.no in step.undo:
                     tool, given, _ = step.undo[outcome.no]
                     given = {**given, "result": result, "outcome": outcome.state.value}
@@ -231,6 +246,19 @@ class FakeBackend:
                     orjson.loads(outcome.result),
                 )  # fmt: skip
         return Verdict.OK
+
+    def _afford(self, run: FakeRun, wanted: Mapping[str, int | None]) -> Verdict | None:
+        match admit(run.top.budgets, wanted):
+            case Unbounded():
+                return Verdict.UNBOUNDED
+            case Exceeded() as found if found.budget.on_limit == "pause":
+                run.status = "paused"
+                return Verdict.PAUSED
+            case Exceeded():
+                self._finish(run, "budget_exceeded")
+                return Verdict.EXHAUSTED
+            case _:
+                return None
 
     def _consume(self, outcome: Intended) -> bool:
         wait = self.waits.get(outcome.approval) if outcome.approval else None
@@ -268,7 +296,7 @@ class FakeBackend:
                 wait.spawned = self._add(run, asked.steps, len(run.steps), step.no)
                 self._promote(run)
             case WaitKind.RUN if asked.run is not None:
-                wait.child = self.submit(asked.run)
+                wait.child = self.submit(asked.run, run)
             case WaitKind.SIGNAL:
                 early = next((s for s in run.signals if s[0] == asked.name), None)
                 if early is not None:

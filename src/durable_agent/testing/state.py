@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from durable_agent.core.budget import Budget
 from durable_agent.core.records import Answer, Effect, RunSpec, StepSpec, Suspended, Token
 from durable_agent.core.states import StepStatus
 
@@ -61,6 +62,13 @@ class FakeRun:
     ending: str | None = None
     events: list[tuple[str, Any]] = field(default_factory=list)
     signals: list[tuple[str, Any]] = field(default_factory=list)
+    parent: FakeRun | None = None
+    budgets: list[Budget] = field(default_factory=list)
+
+    @property
+    def top(self) -> FakeRun:
+        """The run at the top of its tree, whose budgets the tree spends."""
+        return self.parent.top if self.parent is not None else self
 
     def step(self, name: str) -> FakeStep:
         """Return the step of that name."""

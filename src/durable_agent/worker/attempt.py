@@ -216,6 +216,8 @@ async def _call(claim: Claim, tool: Tool, context: Context) -> Any:
         found = await look_up(link, tool, arguments, context)
         if found is not None:
             return found
+    if claim.budgeted and not tool.orchestrates and claim.replay is None and not claim.compensates:
+        await context.calls.metered(tool.name)
     return await link.invoke(tool, arguments, context)
 
 

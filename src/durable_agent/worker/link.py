@@ -55,7 +55,8 @@ class AttemptLink:
     async def tell(self, outcome: Outcome) -> Verdict:
         """See `flow.link.Link.tell`."""
         verdict = await self._worker.tell(outcome)
-        if verdict is Verdict.LOST:
+        if verdict is Verdict.LOST or verdict is Verdict.EXHAUSTED:
+            # A budget that is used up ends the run in the commit that says so, and the lease with it.
             raise LeaseLost(f"step {self._claim.name!r} of run {self._claim.lease.run_id} is no longer this worker's")
         if isinstance(outcome, Intended):
             # A process that was frozen after the commit asks whether the call is still its own before it makes it (R5).

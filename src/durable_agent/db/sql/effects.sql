@@ -6,9 +6,9 @@ with live as (
   from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
               %(effects)s::int[], %(names)s::text[], %(classes)s::text[], %(states)s::text[], %(requests_sha256)s::text[],
               %(keys)s::text[], %(compensates)s::text[], %(approvals)s::uuid[], %(requests)s::text[]::json[],
-              %(results)s::text[]::json[])
+              %(results)s::text[]::json[], %(reserved)s::text[]::json[])
     d(tenant, run_id, no, claim_no, token, effect, name, class, state, request_sha256, key, compensate, approval, request,
-      result)
+      result, reserved)
   cross join lateral (
     select from queue k
     where k.tenant = d.tenant and k.run_id = d.run_id and k.no = d.no
@@ -16,25 +16,29 @@ with live as (
   ) x
 ), changed as (
   insert into effects as e (tenant, run_id, step_no, no, name, class, state, request_sha256, key, claim_no, sends, at,
-                            ended_at, compensate, approval, request, result)
+                            ended_at, compensate, approval, request, result, reserved)
   select d.tenant, d.run_id, d.no, d.effect, d.name, d.class, d.state, d.request_sha256, d.key, d.claim_no, 1, %(now)s,
-         case when d.state = 'done' then %(now)s end, d.compensate, d.approval, d.request, d.result
+         case when d.state = 'done' then %(now)s end, d.compensate, d.approval, d.request, d.result,
+         d.reserved
   from live d
   on conflict (tenant, run_id, step_no, no) do update
-  set state = excluded.state, claim_no = excluded.claim_no, sends = e.sends + 1, ended_at = null, error = null
+  set state = excluded.state, claim_no = excluded.claim_no, sends = e.sends + 1, ended_at = null, error = null,
+      reserved = excluded.reserved, charged = null
   where e.request_sha256 = excluded.request_sha256 and e.state <> 'done'
   returning 1
 )
 select require_rows((select count(*) from changed), %(rows)s, 'intend_effects');
 
 -- name: record_effects
--- Writes down what became of effects, fenced as their intents. Index: queue_pk, effects_pk. Locks: the effects' rows.
+-- Writes down what became of effects, fenced as their intents; what is not known holds what it reserved. Index: queue_pk, effects_pk. Locks: the effects' rows.
 with changed as (
   update effects e
-  set state = d.state, result = d.result, error = d.error, ended_at = %(now)s
+  set state = d.state, result = d.result, error = d.error, ended_at = %(now)s, usage = d.usage, microusd = d.microusd,
+      reserved = case when d.state = 'unknown' then e.reserved end
   from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
-              %(effects)s::int[], %(states)s::text[], %(results)s::text[]::json[], %(errors)s::text[]::json[])
-    d(tenant, run_id, no, claim_no, token, effect, state, result, error)
+              %(effects)s::int[], %(states)s::text[], %(results)s::text[]::json[], %(errors)s::text[]::json[],
+              %(usages)s::text[]::json[], %(microusd)s::bigint[])
+    d(tenant, run_id, no, claim_no, token, effect, state, result, error, usage, microusd)
   cross join lateral (
     select from queue k
     where k.tenant = d.tenant and k.run_id = d.run_id and k.no = d.no

@@ -8,7 +8,7 @@ select engine_now();
 select d.tenant, d.id, r.*
 from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
 cross join lateral (
-  select r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.waiting, r.parent_run, r.origin, r.ctid
+  select r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.waiting, r.parent_run, r.origin, r.budgeted, r.ctid
   from runs r where r.tenant = d.tenant and r.id = d.id for no key update
 ) r;
 
@@ -147,8 +147,8 @@ set state = case when q.due_at > %(now)s then 'scheduled' else 'ready' end,
 where q.tenant = %(tenant)s and q.run_id = %(run)s and q.state = 'held';
 
 -- name: lane
--- A run's fairness key and who started it. Index: runs_pk.
-select r.lane, r.started_by from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
+-- A run's fairness key, who started it, and what its tree spends. Index: runs_pk.
+select r.lane, r.started_by, coalesce(r.root, r.id), r.agent, r.budgeted from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 
 -- name: ending
 -- How a run ends when it is compensated, and why. Index: runs_pk.

@@ -30,7 +30,7 @@ left join (select tenant, route, ord from head limit 1000) h on true;
 select p.run_id, p.no, p.claim_no, p.failures, p.crashes, p.max_crashes, p.at, p.status, p.last_seq, p.chain, p.steps_total,
        p.steps_left, p.waiting, p.parent_run, p.run_at, p.input, p.goal, s.name, s.kind, s.tool, s.input, s.timeout_s,
        s.deadline_s, s.children, s.max_attempts, s.retry::text, s.spawned_by, s.compensates, p.effect,
-       p.origin, p.mode, s.origin, case when cardinality(s.parents) > 0 then (
+       p.origin, p.mode, p.budgeted, s.origin, case when cardinality(s.parents) > 0 then (
          select json_object_agg(k.name, k.output)
          from unnest(s.parents) u(no)
          cross join lateral (
@@ -44,7 +44,7 @@ cross join lateral (
   from queue q
   cross join lateral (
     select r.status, r.last_seq, r.chain, r.steps_total, r.steps_left, r.waiting, r.parent_run, r.origin, r.mode,
-           r.ctid as run_at, r.input, r.goal
+           r.budgeted, r.ctid as run_at, r.input, r.goal
     from runs r where r.tenant = %(tenant)s and r.id = q.run_id for no key update skip locked
   ) r
   where q.tenant = %(tenant)s and q.route = w.route and q.state = 'ready' and q.ord >= w.ord

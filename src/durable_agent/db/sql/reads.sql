@@ -2,7 +2,8 @@
 -- One run. Index: runs_pk.
 select r.id, r.status, r.goal, r.graph, r.lane, r.input, r.metadata, r.error, r.steps_total, r.steps_left, r.last_seq,
        r.created_at, r.started_at, r.finished_at, encode(r.chain, 'hex') as chain, r.waiting, r.ending, r.graph_version,
-       r.started_by, r.parent_run, r.parent_step, r.origin, r.mode, r.from_step
+       r.started_by, r.parent_run, r.parent_step, r.origin, r.mode, r.from_step, r.root, r.agent, r.budgeted, r.calls,
+       r.input_tokens, r.output_tokens, r.microusd, r.paused_for, r.paused_until
 from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 
 -- name: get_steps
@@ -18,8 +19,13 @@ select s.no, s.name, s.kind, s.tool, s.parents, s.children, s.condition, s.edge_
          select o.output from steps o where o.tenant = s.tenant and o.run_id = s.origin and o.no = s.no
        ) else s.output end as output,
        s.error, s.deps_left, q.state as queue_state, t.queue, 1000 - (s.ord >> 52) as priority, s.compensate, s.compensates,
-       s.spawned_by, s.origin, s.shared, s.edited
+       s.spawned_by, s.origin, s.shared, s.edited, u.calls, u.tokens, u.microusd
 from steps s
+left join (
+  select e.step_no, count(*)::int as calls, sum((e.usage->>'input_tokens')::bigint + (e.usage->>'output_tokens')::bigint)::bigint as tokens,
+         sum(e.microusd)::bigint as microusd
+  from effects e where e.tenant = %(tenant)s and e.run_id = %(run)s and e.usage is not null group by e.step_no
+) u on u.step_no = s.no
 left join queue q on q.tenant = s.tenant and q.run_id = s.run_id and q.no = s.no
 left join workers w on w.tenant = 0 and w.session = q.session
 left join routes t on t.tenant = s.tenant and t.route = s.route
@@ -28,7 +34,7 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s order by s.no;
 -- name: list_runs
 -- Runs, newest first, by filters and from a cursor. Index: runs_pk backwards, with a filter for a status.
 select r.id, r.status, r.goal, r.graph, r.steps_total, r.steps_left, r.last_seq, r.created_at, r.started_at, r.finished_at,
-       r.error
+       r.error, r.lane as agent, r.calls, r.input_tokens, r.output_tokens, r.microusd
 from runs r
 where r.tenant = %(tenant)s
   and (%(before)s::uuid is null or r.id < %(before)s::uuid)

@@ -18,17 +18,18 @@ left join runs r on r.tenant = k.tenant and r.id = k.run_id;
 -- name: add_runs
 -- New runs. Index: runs_pk. Locks: the new rows.
 insert into runs (tenant, id, status, steps_total, steps_left, last_seq, chain, created_at, finished_at, lane, graph, goal,
-                  error, input, metadata, graph_version, started_by, parent_run, parent_step, origin, mode, from_step)
+                  error, input, metadata, graph_version, started_by, parent_run, parent_step, origin, mode, from_step,
+                  root, agent, budgeted)
 select d.tenant, d.id, d.status, d.steps_total, d.steps_left, d.last_seq, d.chain, %(now)s,
        case when d.status in ('completed', 'failed') then %(now)s end, d.lane, d.graph, d.goal, d.error, d.input, d.metadata,
-       d.graph_version, d.started_by, d.parent_run, d.parent_step, d.origin, d.mode, d.from_step
+       d.graph_version, d.started_by, d.parent_run, d.parent_step, d.origin, d.mode, d.from_step, d.root, d.agent, d.budgeted
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(statuses)s::text[], %(steps_total)s::int[], %(steps_left)s::int[],
             %(last_seqs)s::int[], %(chains)s::bytea[], %(lanes)s::text[], %(graphs)s::text[], %(goals)s::text[],
             %(errors)s::text[]::json[], %(inputs)s::text[]::json[], %(metadata)s::text[]::json[], %(graph_versions)s::text[],
             %(started_by)s::text[], %(parent_runs)s::uuid[], %(parent_steps)s::int[], %(origins)s::uuid[], %(modes)s::text[],
-            %(from_steps)s::int[])
+            %(from_steps)s::int[], %(roots)s::uuid[], %(agents)s::uuid[], %(budgeted)s::bool[])
   d(tenant, id, status, steps_total, steps_left, last_seq, chain, lane, graph, goal, error, input, metadata, graph_version,
-    started_by, parent_run, parent_step, origin, mode, from_step);
+    started_by, parent_run, parent_step, origin, mode, from_step, root, agent, budgeted);
 
 -- name: add_steps
 -- New steps; their neighbours come as array literals. Index: steps_pk. Locks: the new rows.

@@ -1,0 +1,136 @@
+"""Grant: what a run's tree may spend is set anew, and goes on if that is what it waited for; clocks and windows that are due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from durable_agent.core.budget import MICROUSD, TOKENS, WALL_CLOCK
+from durable_agent.core.events import dumps
+from durable_agent.core.records import Limit, RunId, Tenant
+from durable_agent.core.states import RunEvent, RunStatus
+from durable_agent.db.arrays import literals
+from durable_agent.db.pool import Connection, Database
+from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
+from durable_agent.engine.control import Held, locked, resume
+from durable_agent.engine.journal import JOURNAL
+from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS, charge_run
+from durable_agent.errors import Conflict, InvalidRequest, NotFound
+
+
+async def grant(
+    db: Database, tenant: Tenant, run_id: UUID, limits: Sequence[Limit], *, actor: str
+) -> tuple[RunId, list[RunId]]:
+    """Set limits of the run's tree; runs of it that a budget paused go on. Ring READY and EVENTS afterwards.
+
+    Returns the root, which the limits belong to, and the runs that go on. Raises NotFound, Conflict (the tree has ended),
+    InvalidRequest (less than is spent already).
+    """
+    async with db.reading() as conn:
+        row = await (await conn.execute(BUDGETS.tree_of, {"tenant": tenant, "run": run_id})).fetchone()
+    if row is None:
+        raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
+    root = RunId(row[0])
+    async with locked(db, tenant, root) as held:
+        if held.head.status.final:
+            raise Conflict(
+                f"run {root} is {held.head.status.value}: nothing of it will spend any more", run_id=str(root)
+            )
+        await _set(held, limits, created=row[1], spent={TOKENS: row[3], MICROUSD: row[4]})
+        told = {limit.meter: limit.cap for limit in limits}
+        held.journal.append(held.head, RunEvent.BUDGET_SET, None, by=actor, limits=told)
+        held.later.append((BUDGETS.set_budgeted, {"tenant": tenant, "root": root}))
+    return root, await carry_on(db, tenant, root, actor=actor)
+
+
+async def _set(held: Held, limits: Sequence[Limit], *, created: Any, spent: dict[str, int]) -> None:
+    where = {"tenant": held.head.tenant, "owner": held.head.id}
+    known = {row[0]: row for row in await (await held.conn.execute(BUDGETS.of_owner, where)).fetchall()}
+    rows = []
+    for limit in limits:
+        old = known.get(limit.meter)
+        used = old[3] if old is not None else spent.get(limit.meter, 0)
+        if limit.cap < used:
+            raise InvalidRequest(
+                f"budget {limit.meter!r}: {limit.cap} is less than the {used} that are spent; give the new total",
+                field=f"budget.{limit.meter}",
+            )
+        rows.append(
+            (
+                held.head.tenant,
+                held.head.id,
+                "run",
+                limit.meter,
+                0,
+                limit.cap,
+                used,
+                limit.on_limit,
+                created.isoformat(),
+            )
+        )
+    await held.conn.execute(BUDGETS.add_budgets, literals(BUDGET_COLUMNS, rows))
+
+
+async def carry_on(db: Database, tenant: Tenant, owner: UUID, *, actor: str) -> list[RunId]:
+    """Resume the runs of a tree or of an agent that a budget paused; one that still has none is paused again by its next call."""
+    async with db.reading() as conn:
+        rows = await (await conn.execute(BUDGETS.broke, {"tenant": tenant, "owner": owner})).fetchall()
+    gone = []
+    for (run,) in rows:
+        try:
+            await resume(db, tenant, run, actor=actor, reason="the budget was set anew")
+        except (Conflict, NotFound):
+            continue
+        gone.append(RunId(run))
+    return gone
+
+
+async def settle_budgets(db: Database) -> int:
+    """End or pause the trees whose time is over, and let runs try again whose rolling window moved on; any process may."""
+    async with db.reading() as conn:
+        due = await (await conn.execute(BUDGETS.due)).fetchall()
+    for tenant, run, what in due:
+        try:
+            if what == "again":
+                await resume(db, Tenant(tenant), run, actor="engine", reason="the budget's window moved on")
+            else:
+                await _time_is_over(db, Tenant(tenant), run)
+        except NotFound:
+            async with db.transaction() as conn:  # retention was faster
+                await conn.execute(BUDGETS.stop_clock, {"tenant": tenant, "owner": run})
+        except Conflict:
+            continue
+    return len(due)
+
+
+async def _time_is_over(db: Database, tenant: Tenant, run_id: UUID) -> None:
+    async with locked(db, tenant, run_id) as held:
+        head, conn = held.head, held.conn
+        where = {"tenant": tenant, "owner": run_id}
+        row = await (await conn.execute(BUDGETS.clock_of, where)).fetchone()
+        if row is None or row[2] is None or row[2] > held.journal.now:
+            return
+        cap, on_limit, _ = row
+        await conn.execute(BUDGETS.stop_clock, where)
+        if head.status.final or head.status is RunStatus.COMPENSATING:
+            return
+        facts = {"budget": {"scope": "run", "meter": WALL_CLOCK, "cap": cap}}
+        if on_limit == "pause":
+            if head.status is not RunStatus.PAUSED:
+                held.journal.move(head, RunEvent.PAUSED, by="engine", reason="budget", **facts)
+                await conn.execute(JOURNAL.hold_steps, held.where)
+            held.later.append((BUDGETS.mark_paused, {**held.where, "wait_s": None}))
+            return
+        await _end(held, conn, facts)
+
+
+async def _end(held: Held, conn: Connection, facts: dict[str, Any]) -> None:
+    head, journal = held.head, held.journal
+    begun = head.status is not RunStatus.PENDING
+    head.error = dumps({"step": None, "reason": "budget", **facts})
+    await close_open_steps(conn, journal, head, (), why="budget_exceeded")
+    await cancel_rows(conn, journal, head)
+    if not (begun and await undo(conn, journal, head, ending="budget_exceeded", reason="budget", **facts)):
+        journal.move(head, RunEvent.BUDGET_EXCEEDED, reason="budget", **facts)
+    await charge_run(conn, journal, head)

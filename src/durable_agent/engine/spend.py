@@ -1,0 +1,176 @@
+"""Spend: reservations before calls, charges after them, in the transaction of the intent and of the result.
+
+The budgets of a batch are locked after its runs (R1), decided on in the order of the outcomes, and written once. What a
+lease held when it ended is charged in full: nobody knows what became of the call.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from durable_agent.core import budget
+from durable_agent.core.budget import Budget, Exceeded, Unbounded
+from durable_agent.core.events import dumps
+from durable_agent.core.records import Booked, Used
+from durable_agent.core.states import RunEvent, RunStatus, StepEvent
+from durable_agent.db.arrays import literals
+from durable_agent.db.pool import Connection
+from durable_agent.db.sql import load
+from durable_agent.engine.journal import JOURNAL, Head, Journal, Row, RunKey, StepKey
+
+BUDGETS = load("budgets")
+
+BUDGET_COLUMNS = ("tenants", "owners", "scopes", "meters", "windows", "caps", "spent", "on_limits", "since")
+
+Key = tuple[int, UUID, str, int]
+
+
+async def read(conn: Connection, runs: Iterable[RunKey]) -> tuple[Any, Any]:
+    """Queue the locking of the budgets that the runs spend; the cursors are for `Purse.know` after the sync."""
+    rows = literals(("tenants", "runs"), sorted(runs, key=lambda key: key[1]))
+    return await conn.execute(BUDGETS.lock_budgets, rows), await conn.execute(BUDGETS.expire_windows, rows)
+
+
+@dataclass(slots=True)
+class Purse:
+    """The budgets of one batch, under their locks, and what its calls do to them."""
+
+    budgets: dict[Key, Budget] = field(default_factory=dict)
+    pausing: dict[RunKey, Exceeded] = field(default_factory=dict)
+    _of_run: dict[RunKey, list[Budget]] = field(default_factory=lambda: defaultdict(list))
+    _before: dict[Key, tuple[int, int]] = field(default_factory=dict)
+    _expired: set[Key] = field(default_factory=set)
+    _used: dict[RunKey, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
+    _booked: list[tuple[Head, Booked]] = field(default_factory=list)
+
+    async def know(self, locked: Any, expired: Any) -> None:
+        """Take the answers of `read`."""
+        for run, tenant, owner, scope, meter, window_s, *amounts in await locked.fetchall():
+            key = tenant, owner, meter, window_s
+            found = self.budgets.setdefault(key, Budget(str(owner), scope, meter, window_s, *amounts))
+            self._of_run[tenant, run].append(found)
+        for tenant, owner, meter, window_s, gone in await expired.fetchall():
+            one = self.budgets.get((tenant, owner, meter, window_s))
+            if one is not None:
+                one.spent = max(0, one.spent - gone)
+                self._expired.add((tenant, owner, meter, window_s))
+        self._before = {key: (one.spent, one.reserved) for key, one in self.budgets.items()}
+
+    def admit(self, head: Head, wanted: Mapping[str, int | None]) -> Exceeded | Unbounded | None:
+        """Reserve what a call may cost at most; what undoes a run is never refused."""
+        if head.status is RunStatus.COMPENSATING:
+            return None
+        return budget.admit(self._of_run.get(head.key, ()), wanted)
+
+    def end(self, head: Head, reserved: Mapping[str, int | None], used: Used | None) -> None:
+        """End a reservation and charge what was used."""
+        if used is not None:
+            self._sum(head, used)
+        spent = used.spent if used is not None else {}
+        for one in self._of_run.get(head.key, ()):
+            if not budget.counts(one.meter):
+                budget.charge(one, reserved=reserved.get(one.meter) or 0, spent=spent.get(one.meter, 0))
+
+    def book(self, head: Head, outcome: Booked) -> None:
+        """Take note of what a call that was cut off had used."""
+        self._booked.append((head, outcome))
+
+    def _sum(self, head: Head, used: Used) -> None:
+        total = self._used[head.key]
+        for index, amount in enumerate((1, used.input_tokens, used.output_tokens, used.microusd)):
+            total[index] += amount
+
+    async def charge(self, conn: Connection, steps: Iterable[StepKey], runs: Iterable[RunKey]) -> None:
+        """Charge what the leases that ended in this transaction, and the runs that did, still held."""
+        steps, runs = sorted(steps), sorted(runs)
+        for statement, columns, rows in (
+            (BUDGETS.charge_steps, ("tenants", "runs", "nos"), steps),
+            (BUDGETS.charge_runs, ("tenants", "runs"), runs),
+        ):
+            if not rows:
+                continue
+            cursor = await conn.execute(statement, literals(columns, rows))
+            for tenant, run, meter, amount in await cursor.fetchall():
+                for one in self._of_run.get((tenant, run), ()):
+                    if one.meter == meter:
+                        budget.charge(one, reserved=amount, spent=amount)
+
+    async def write(self, conn: Connection, journal: Journal) -> None:
+        """Write budgets, slices and the totals of the runs; the journal's heads are written before."""
+        changed = [
+            (key, one) for key, one in self.budgets.items()
+            if self._before.get(key) != (one.spent, one.reserved) or key in self._expired
+        ]  # fmt: skip
+        if changed:
+            rows = Row(BUDGETS.put_budgets, ("tenants", "owners", "meters", "windows", "spent", "reserved"))
+            slices = Row(BUDGETS.add_slices, ("tenants", "owners", "meters", "windows", "slices", "spent"))
+            for key, one in changed:
+                rows.add(*key, one.spent, one.reserved)
+                added = one.spent - self._before[key][0]
+                if one.window_s and added:
+                    slices.add(*key, budget.slice_of(journal.now.timestamp(), one.window_s), added)
+            await journal.send(conn, rows)
+            await journal.send(conn, slices)
+        for (tenant, run), found in self.pausing.items():
+            window_s = found.budget.window_s
+            wait_s = window_s / budget.SLICES if window_s else None
+            where = {"tenant": tenant, "run": run, "now": journal.now, "wait_s": wait_s}
+            await conn.execute(BUDGETS.mark_paused, where)
+        if self._used:
+            totals = Row(BUDGETS.add_usage, ("tenants", "runs", "calls", "input_tokens", "output_tokens", "microusd"))
+            for run, sums in self._used.items():
+                totals.add(*run, *sums)
+            await journal.send(conn, totals)
+
+    async def settle_bookings(self, conn: Connection, journal: Journal) -> None:
+        """Put what was booked in place of what was charged."""
+        for head, outcome in self._booked:
+            await self._book(conn, journal, head, outcome)
+
+    async def _book(self, conn: Connection, journal: Journal, head: Head, outcome: Booked) -> None:
+        lease, used = outcome.lease, outcome.used
+        params = {
+            "tenant": lease.tenant, "run": lease.run_id, "no": lease.step_no, "effect": outcome.no, "key": outcome.key,
+            "claim_no": lease.claim_no, "usage": dumps(used.facts).decode(), "microusd": used.microusd,
+        }  # fmt: skip
+        row = await (await conn.execute(BUDGETS.book, params)).fetchone()
+        if row is None:
+            return  # it was booked before, or sent again meanwhile
+        self.end(head, {}, used)
+        for one in self._of_run.get(head.key, ()):
+            one.spent = max(0, one.spent - int((row[0] or {}).get(one.meter) or 0))
+        facts = {"tokens": used.input_tokens + used.output_tokens, "microusd": used.microusd}
+        journal.append(head, StepEvent.BOOKED, lease.step_no, effect=outcome.no, claim_no=lease.claim_no, **facts)
+
+    def stop(self, journal: Journal, head: Head, found: Exceeded) -> None:
+        """Pause the run: a budget says so."""
+        self.pausing[head.key] = found
+        journal.move(head, RunEvent.PAUSED, by="engine", reason="budget", **facts_of(found))
+
+    async def hold(self, conn: Connection, journal: Journal) -> None:
+        """Queue the statements that hold the steps of the runs that a budget paused here."""
+        for tenant, run in self.pausing:
+            await conn.execute(JOURNAL.hold_steps, {"tenant": tenant, "run": run, "now": journal.now})
+
+
+async def charge_run(conn: Connection, journal: Journal, head: Head) -> None:
+    """Charge what the calls of a run that ends here still held; the run is locked. Writes it at once."""
+    purse = Purse()
+    await purse.know(*await read(conn, [head.key]))
+    await journal.flush(conn)
+    await purse.charge(conn, (), [head.key])
+    await purse.write(conn, journal)
+
+
+def facts_of(found: Exceeded) -> dict[str, Any]:
+    """Return what events and errors say of a budget that is used up."""
+    one = found.budget
+    facts = {
+        "scope": one.scope, "meter": one.meter, "cap": one.cap, "spent": one.spent, "reserved": one.reserved,
+        "wanted": found.wanted,
+    }  # fmt: skip
+    return {"budget": facts | ({"window_s": one.window_s} if one.window_s else {})}
