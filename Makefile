@@ -57,7 +57,7 @@ fuzz: env ## random requests against the API; ARGS="--seed 1"
 	$(BIN)/python scripts/fuzz.py $(ARGS)
 
 lock: ## make requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra embedded --group dev --python-version 3.11 --universal \
+	uv pip compile pyproject.toml --extra embedded --extra llm --extra langgraph --group dev --python-version 3.11 --universal \
 	  --generate-hashes --no-annotate --no-header --no-emit-index-url -o requirements.lock
 
 clean: ## remove what was made

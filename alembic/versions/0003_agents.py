@@ -166,6 +166,14 @@ STATEMENTS = (
     )
     """,
     "create index deltas_at on deltas (at)",
+    "alter table graphs add column budget json",
+    # A step of an agent that has as many runs under way as it may.
+    "alter table queue drop constraint queue_state",
+    """
+    alter table queue add constraint queue_state
+      check (state in ('ready', 'scheduled', 'held', 'leased', 'waiting', 'capped'))
+    """,
+    "create index queue_capped on queue (tenant, run_id) where state = 'capped'",
     "alter table dead_letters drop constraint dead_letters_reason",
     """
     alter table dead_letters add constraint dead_letters_reason check (reason in ('attempts_exhausted', 'non_retryable',

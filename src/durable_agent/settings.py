@@ -94,12 +94,26 @@ class Settings(BaseSettings):
     allowed_hosts: Names = Field((), description="Host names the API answers to besides loopback, separated by commas.")
     allowed_origins: Names = Field((), description="Origins of web pages that may use the API, separated by commas.")
 
+    model: str = Field(
+        "", description="The model that `default` stands for, as provider:model. Empty: the first provider with a key."
+    )
+    web_search: Literal["auto", "duckduckgo", "offline"] = Field(
+        "auto", description="Where web_search looks; auto: offline while no provider has a key."
+    )
+    egress_allow: Names = Field(
+        (), description="Hosts, host:ports and networks that models and tool servers may lead to though they are private."
+    )
+    allow_stdio: bool = Field(False, description="Whether a tool server may be a command that workers start.")
+    secret_key: str = Field(
+        "", description="Encrypts stored tokens; the same for the API and every worker. `up` makes one.", repr=False
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important log line shown."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
 
-    @field_validator("queues", "allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("queues", "allowed_hosts", "allowed_origins", "egress_allow", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -128,6 +142,18 @@ class Settings(BaseSettings):
     def worker_name(self) -> str:
         """The worker's name in the registry."""
         return self.worker_id or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return what the process was given beside its own settings: the environment over `.env`, as providers' keys are read,
+    with those settings that agents read by their names."""
+    from dotenv import dotenv_values
+
+    found = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    return {
+        **found, **os.environ, "DURABLE_AGENT_MODEL": settings.model, "DURABLE_AGENT_WEB_SEARCH": settings.web_search,
+        "DURABLE_AGENT_EGRESS_ALLOW": ",".join(settings.egress_allow),
+    }  # fmt: skip
 
 
 def read_settings(**given: Any) -> Settings:

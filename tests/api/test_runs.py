@@ -113,9 +113,9 @@ async def test_the_same_key_and_body_is_the_same_run(api: Api) -> None:
         ({"steps": [{"name": "a", "unknown": 1}]}, "invalid-request", "steps.0.unknown"),
         ({"steps": [{"name": "a\x00"}]}, "invalid-request", "NUL"),
         ({"steps": [{"name": "a", "input": "x" * 300_000}]}, "invalid-request", "steps.0.input"),
-        ({"steps": [{"name": "agent.a"}]}, "invalid-request", "agent"),
         ({"graph": "a", "steps": [{"name": "a"}]}, "invalid-request", "not both"),
-        ({"agent": "researcher", "input": {}}, "invalid-request", "agent"),
+        ({"agent": "researcher", "graph": "a"}, "invalid-request", "not both"),
+        ({"steps": [{"name": "a"}], "budget": {"tokens": -1}}, "invalid-request", "tokens"),
         ({"steps": [{"name": "a", "timeoutS": -1}]}, "invalid-request", "timeoutS"),
     ],
 )  # fmt: skip

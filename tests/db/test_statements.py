@@ -35,6 +35,7 @@ NOT_BY_WORKERS = {
     "charge_steps": "what a lease that ends held is charged, in the transaction that ends it",
     "charge_runs": "the run's end, which ends every lease of it",
     "book": "asks for the effect's own key and the claim that made it; only lowers what was charged",
+    "release_capped": "a run that has not begun has no lease",
     "forget": "redrive", "revive": "redrive", "recount": "redrive", "enqueue": "redrive",
 }  # fmt: skip
 WRITES = re.compile(r"\b(update|insert into|delete from)\s+(queue|steps|effects|artifacts)\b")

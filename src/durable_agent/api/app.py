@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from durable_agent import __version__
-from durable_agent.api import admin, graphs, problems, runs, schemas, stream, waits
+from durable_agent.api import admin, agents, graphs, models, problems, resources, runs, schemas, stream, tools, waits
 from durable_agent.api.auth import Guard, host_of, is_loopback
 from durable_agent.api.hub import Hub
 from durable_agent.api.state import State, reply
@@ -29,6 +29,7 @@ from durable_agent.errors import Forbidden, InvalidRequest
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters
+from durable_agent.vault import Vault
 
 ASGI = Callable[..., Awaitable[None]]
 Scope = MutableMapping[str, Any]
@@ -62,6 +63,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(runs.router)
     app.include_router(waits.router)
     app.include_router(graphs.router)
+    app.include_router(agents.router)
+    app.include_router(tools.router)
+    app.include_router(models.router)
     app.include_router(admin.router)
     app.include_router(stream.router)
 
@@ -82,7 +86,8 @@ def _parts(settings: Settings, db: Database) -> State:
     listener = Listener(db, [EVENTS], enabled=settings.listening)
     submitter = Submitter(db, bell, max_steps=settings.max_steps)
     artifacts = Artifacts(settings.artifacts_place)
-    return State(settings, db, Guard(settings, db), Hub(db, listener), bell, listener, submitter, artifacts, Counters())
+    return State(settings, db, Guard(settings, db), Hub(db, listener), bell, listener, submitter, artifacts, Counters(),
+                 Vault(settings.secret_key))  # fmt: skip
 
 
 def _loops(settings: Settings, state: State) -> dict[str, Any]:
@@ -166,15 +171,17 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, routes=app.routes,
             description="Submit runs, watch them, control them. Times are RFC 3339 UTC; ids are UUIDv7.",
         )  # fmt: skip
-        models = document.setdefault("components", {}).setdefault("schemas", {})
-        models["Problem"] = problems.PROBLEM_SCHEMA
+        known = document.setdefault("components", {}).setdefault("schemas", {})
+        known["Problem"] = problems.PROBLEM_SCHEMA
         for model in (
             schemas.RunRequest, schemas.BatchRequest, schemas.ControlRequest, schemas.RedriveRequest, schemas.KeyRequest,
-            schemas.RespondRequest, schemas.SettleRequest, schemas.ReplayRequest,
+            schemas.RespondRequest, schemas.SettleRequest, schemas.ReplayRequest, schemas.BudgetRequest,
+            resources.AgentRequest, resources.MessageRequest, resources.ToolServerRequest, resources.ApproveToolsRequest,
+            resources.ModelRequest, resources.GateRequest,
         ):  # fmt: skip
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            models.update(schema.pop("$defs", {}))
-            models[model.__name__] = schema
+            known.update(schema.pop("$defs", {}))
+            known[model.__name__] = schema
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}, {}]
         app.openapi_schema = document

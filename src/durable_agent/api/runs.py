@@ -15,20 +15,21 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import Response, StreamingResponse
 
 from durable_agent.api.schemas import BatchRequest, ControlRequest, ReplayRequest, RunRequest, check_value
-from durable_agent.api.state import reply, state_of
+from durable_agent.api.state import State, reply, state_of
 from durable_agent.api.stream import sse
 from durable_agent.api.views import cursor_of, read_cursor, run_view
+from durable_agent.core.records import RunSpec
 from durable_agent.core.states import RunStatus
 from durable_agent.db import reads
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY
 from durable_agent.db.keys import Principal
-from durable_agent.engine import control
+from durable_agent.engine import agents, control
 from durable_agent.engine.explain import explain
 from durable_agent.engine.export import export_lines
 from durable_agent.engine.fork import Edit, diff, fork
 from durable_agent.engine.graphs import graph_of
 from durable_agent.engine.submit import Submission, Submitted
-from durable_agent.errors import CallerError, InvalidRequest, NotFound
+from durable_agent.errors import CallerError, Conflict, InvalidRequest, NotFound
 
 router = APIRouter(tags=["runs"])
 
@@ -77,13 +78,13 @@ async def start_run(
     """Start a run. The same Idempotency-Key and body give the same run (200); another body is refused (422)."""
     state, body = state_of(request), await body_of(request)
     asked: RunRequest = parsed(RunRequest, body)
-    spec = asked.to_spec(state.settings, await graph_of(state.db, who.tenant, asked.graph))
+    spec = await _spec(state, who, asked)
     digest = hashlib.sha256(_canonical(body)).digest() if idempotency_key else None
     submitted = await state.submitter.submit(who.tenant, Submission(spec, idempotency_key, digest, who.actor))
     headers = {"Location": f"/runs/{submitted.run_id}"}
     if not submitted.created:
         headers["Idempotent-Replayed"] = "true"
-    return reply(_started(request, submitted), 201 if submitted.created else 200, headers)
+    return reply(started(request, submitted), 201 if submitted.created else 200, headers)
 
 
 @router.post("/runs/batch", status_code=201, openapi_extra=takes(BatchRequest))
@@ -94,20 +95,30 @@ async def start_runs(request: Request, who: Writer) -> Response:
     submissions = []
     for index, one in enumerate(batch.runs):
         try:
-            graph = await graph_of(state.db, who.tenant, one.graph)
-            submissions.append(Submission(one.to_spec(state.settings, graph), by=who.actor))
-        except (InvalidRequest, NotFound) as error:
+            submissions.append(Submission(await _spec(state, who, one), by=who.actor))
+        except (InvalidRequest, NotFound, Conflict) as error:
             error.facts["run"] = index
             raise
     submitted = await state.submitter.submit_all(who.tenant, submissions)
-    return reply({"items": [_started(request, one) for one in submitted]}, 201)
+    return reply({"items": [started(request, one) for one in submitted]}, 201)
+
+
+async def _spec(state: State, who: Principal, asked: RunRequest) -> RunSpec:
+    """Return the run that is asked for: of its own steps, of a graph or of an agent. Raises InvalidRequest, NotFound, Conflict."""
+    if asked.agent is None:
+        return asked.to_spec(state.settings, await graph_of(state.db, who.tenant, asked.graph))
+    check_value(asked.input, "input", state.settings)
+    check_value(asked.metadata, "metadata", state.settings)
+    return await agents.run_of(
+        state.db, who.tenant, asked.agent, asked.input, goal=asked.goal, metadata=asked.metadata, budget=asked.limits
+    )
 
 
 def _canonical(body: bytes) -> bytes:
     return orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
 
 
-def _started(request: Request, one: Submitted) -> dict[str, Any]:
+def started(request: Request, one: Submitted) -> dict[str, Any]:
     secure = "wss" if request.url.scheme == "https" else "ws"
     answer: dict[str, Any] = {
         "id": str(one.run_id),
@@ -122,14 +133,15 @@ def _started(request: Request, one: Submitted) -> dict[str, Any]:
 @router.get("/runs")
 async def list_runs(
     request: Request, who: Reader, status: Annotated[list[RunStatus] | None, Query()] = None,
-    graph: Annotated[str | None, Query(max_length=200)] = None, q: Annotated[str | None, Query(max_length=200)] = None,
+    graph: Annotated[str | None, Query(max_length=200)] = None,
+    agent: Annotated[str | None, Query(max_length=200)] = None, q: Annotated[str | None, Query(max_length=200)] = None,
     since: datetime | None = None, until: datetime | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:  # fmt: skip
     """List runs, newest first. `cursor` is the `next_cursor` of the page before."""
     before = read_cursor(cursor)
     params = {
-        "tenant": who.tenant, "status": [s.value for s in status] if status else None, "graph": graph, "q": q,
+        "tenant": who.tenant, "status": [s.value for s in status] if status else None, "graph": graph, "agent": agent, "q": q,
         "since": since, "until": until, "limit": limit + 1, "before": before[0] if before else None,
     }  # fmt: skip
     async with state_of(request).db.reading() as conn:
@@ -206,8 +218,8 @@ async def replay_run(request: Request, run_id: UUID, who: Writer) -> Response:
         edits[name] = Edit("input" in given, edit.input, "output" in given, edit.output)
     made = await fork(state.db, who.tenant, run_id, start=asked.from_step, mode=asked.mode, edits=edits, by=who.actor)
     state.bell.ring(EVENTS, READY)
-    started = Submitted(made, RunStatus.PENDING.value, True, ())
-    return reply(_started(request, started), 201, {"Location": f"/runs/{made}"})
+    done = Submitted(made, RunStatus.PENDING.value, True, ())
+    return reply(started(request, done), 201, {"Location": f"/runs/{made}"})
 
 
 @router.get("/runs/{run_id}/diff/{other}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from durable_agent.core import retry
@@ -16,11 +16,13 @@ from durable_agent.core.records import (
     MIN_PRIORITY,
     Dependency,
     FailureClass,
+    Limit,
     RetryPolicy,
     RunSpec,
     StepKind,
     StepSpec,
 )
+from durable_agent.engine.graphs import Named
 from durable_agent.errors import InvalidRequest
 from durable_agent.settings import Settings
 
@@ -89,13 +91,10 @@ class StepRequest(Model):
     compensate: Name | None = None
 
     def to_spec(self, settings: Settings) -> StepSpec:
-        """Return the step with every default filled in. Raises InvalidRequest for a kind that is not built yet."""
+        """Return the step with every default filled in."""
         prefix, dot, rest = self.name.partition(".")
         named = StepKind(prefix) if dot and prefix in _KINDS else None
         kind = self.kind or named or StepKind.TOOL_CALL
-        if kind not in _RUNNABLE:
-            raise InvalidRequest(f"step {self.name!r}: kind {kind.value!r} is not supported yet",
-                                 field="steps.kind", step=self.name)  # fmt: skip
         default = retry.default_policy(kind)
         if kind is StepKind.TOOL_CALL:
             default = RetryPolicy(settings.max_attempts, default.base_s, default.factor, default.cap_s)
@@ -124,42 +123,67 @@ class StepRequest(Model):
         return named if isinstance(named, str) and named else rest
 
 
-# The other kinds are refused rather than queued for a worker that will never come.
 _KINDS = frozenset(StepKind)
-_RUNNABLE = _KINDS - {StepKind.AGENT}
+
+
+class BudgetRequest(Model):
+    """What a run may spend with all that it starts. What is not given is not limited; at a limit it fails, or is paused."""
+
+    tokens: int | None = Field(None, ge=0, le=2**53)
+    tools: int | None = Field(None, ge=0, le=2**53)
+    wall_clock_s: int | None = Field(
+        None, ge=1, le=31_536_000, validation_alias=AliasChoices("wall_clock_s", "wallClockS", "wallClockSec")
+    )
+    microusd: int | None = Field(None, ge=0, le=2**53)
+    per_tool: dict[Name, Annotated[int, Field(ge=0, le=2**53)]] = Field(default_factory=dict, max_length=200)
+    on_limit: Literal["fail", "pause"] = "fail"
+
+    def to_limits(self) -> tuple[Limit, ...]:
+        """Return the limits by meter."""
+        meters = {name: getattr(self, name) for name in ("tokens", "tools", "wall_clock_s", "microusd")}
+        meters |= {f"tool:{name}": most for name, most in self.per_tool.items()}
+        return tuple(Limit(meter, cap, self.on_limit) for meter, cap in meters.items() if cap is not None)
 
 
 class RunRequest(Model):
-    """A run: a goal and its steps, or the name of a graph that a worker registered."""
+    """A run: a goal and its steps, or the name of a graph that a worker registered, or of an agent."""
 
     goal: Text | None = Field(None, max_length=10_000)
     steps: list[StepRequest] = Field(default_factory=list)
     graph: Name | None = None
+    agent: Name | None = None
     input: Any = None
+    budget: BudgetRequest | None = None
     metadata: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _named_later(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            for name in ("agent", "budget"):
-                if value.get(name) is not None:
-                    raise ValueError(f"`{name}` is not supported yet; submit the run's `steps`")
-                value = {key: item for key, item in value.items() if key != name}
-            if not value.get("graph") and not value.get("steps"):
-                raise ValueError("a run needs `steps`, or the name of a `graph`")
-            if value.get("graph") and value.get("steps"):
-                raise ValueError("give `steps` or `graph`, not both")
+            given = [name for name in ("steps", "graph", "agent") if value.get(name)]
+            if not given:
+                raise ValueError("a run needs `steps`, or the name of a `graph` or of an `agent`")
+            if len(given) > 1:
+                raise ValueError(f"give `{given[0]}` or `{given[1]}`, not both")
         return value
 
-    def to_spec(self, settings: Settings, graph: tuple[str, list[Any]] | None = None) -> RunSpec:
-        """Return the run as the engine takes it; `graph` is the named graph's version and steps.
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits that the request brings."""
+        return self.budget.to_limits() if self.budget is not None else ()
 
-        Raises InvalidRequest naming the step or field that is too large.
+    def to_spec(self, settings: Settings, graph: Named | None = None) -> RunSpec:
+        """Return the run as the engine takes it; `graph` is the named graph.
+
+        Raises InvalidRequest naming the step or field that is too large, or the field of the input the graph refuses.
         """
         if graph is not None:
-            made = self.model_copy(update={"steps": [StepRequest.model_validate(step) for step in graph[1]]})
-            return replace(made.to_spec(settings), graph=self.graph, lane=self.graph or "", graph_version=graph[0])
+            check_schema(self.input, graph.input_schema)
+            made = self.model_copy(update={"steps": [StepRequest.model_validate(step) for step in graph.steps]})
+            return replace(
+                made.to_spec(settings), graph=self.graph, lane=self.graph or "", graph_version=graph.version,
+                budget=self.limits or graph.budget,
+            )  # fmt: skip
         if len(self.steps) > settings.max_steps:
             raise InvalidRequest(
                 f"the run has {len(self.steps)} steps, more than the {settings.max_steps} allowed", field="steps"
@@ -170,7 +194,7 @@ class RunRequest(Model):
             check_value(step.input, f"steps.{no}.input", settings)
         return RunSpec(
             steps=tuple(step.to_spec(settings) for step in self.steps), goal=self.goal, input=self.input,
-            metadata=self.metadata,
+            metadata=self.metadata, budget=self.limits,
         )  # fmt: skip
 
 
@@ -234,6 +258,17 @@ class KeyRequest(Model):
     name: Name
     scopes: list[Name] = Field(default_factory=lambda: ["read", "write", "operate"], min_length=1, max_length=10)
     expires_in_days: int | None = Field(None, ge=1, le=3650)
+
+
+def check_schema(value: Any, schema: dict[str, Any] | None) -> None:
+    """Return if a graph takes this input. Raises InvalidRequest naming the field that it refuses."""
+    if schema is None:
+        return
+    import jsonschema_rs
+
+    for error in jsonschema_rs.validator_for(schema).iter_errors(value):
+        where = ".".join(["input", *map(str, error.instance_path)])
+        raise InvalidRequest(f"{where}: {error.message}", field=where)
 
 
 def check_value(value: Any, field: str, settings: Settings) -> None:

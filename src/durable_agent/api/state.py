@@ -17,6 +17,7 @@ from durable_agent.db.pool import Database
 from durable_agent.engine.submit import Submitter
 from durable_agent.settings import Settings
 from durable_agent.telemetry import Counters
+from durable_agent.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class State:
     submitter: Submitter
     artifacts: Artifacts
     counters: Counters
+    vault: Vault
 
 
 def state_of(conn: HTTPConnection) -> State:

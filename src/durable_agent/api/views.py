@@ -12,11 +12,12 @@ from durable_agent.errors import InvalidRequest
 _RUN = (
     "id", "status", "goal", "graph", "input", "metadata", "error", "steps_total", "steps_left", "last_seq", "created_at",
     "started_at", "finished_at", "graph_version", "started_by", "parent_run", "parent_step", "origin", "mode", "from_step",
+    "root", "agent", "calls", "input_tokens", "output_tokens", "microusd", "paused_for", "paused_until",
 )  # fmt: skip
 _STEP = (
     "no", "name", "kind", "tool", "status", "failures", "crashes", "claim_no", "max_attempts", "max_crashes", "not_before",
     "started_at", "finished_at", "worker", "queue", "priority", "timeout_s", "deadline_s", "retry", "input", "output", "error",
-    "compensate", "shared", "edited",
+    "compensate", "shared", "edited", "calls", "tokens", "microusd",
 )  # fmt: skip
 
 

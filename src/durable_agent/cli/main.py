@@ -177,8 +177,9 @@ def check_deploy(
     from durable_agent.cli.database import deploy_mismatches, url_for
     from durable_agent.cli.processes import registry_of
 
-    registry = registry_of(modules)
-    with url_for(settings_for(database_url, data_dir)) as (url, _):
+    settings = settings_for(database_url, data_dir)
+    registry = registry_of(modules, settings)
+    with url_for(settings) as (url, _):
         looked, found = asyncio.run(deploy_mismatches(url, registry))
     if as_json:
         print_json({"open_steps": looked, "mismatches": [{**asdict(one), "run_id": str(one.run_id)} for one in found]})

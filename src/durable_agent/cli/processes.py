@@ -15,6 +15,10 @@ from typing import Any
 from uuid import uuid4
 
 from durable_agent import __version__, migrate
+from durable_agent.agents.kinds import AGENT_KINDS
+from durable_agent.agents.models import WorkerModels
+from durable_agent.agents.reach import Reach
+from durable_agent.agents.tools import built_in
 from durable_agent.artifacts import Artifacts
 from durable_agent.core.port import Backend, Offer
 from durable_agent.core.records import DEFAULT_TENANT, SessionId
@@ -24,13 +28,15 @@ from durable_agent.engine.backend import PostgresBackend
 from durable_agent.engine.graphs import register
 from durable_agent.engine.health import registered
 from durable_agent.engine.heart import Heart
+from durable_agent.engine.prices import prices_of
 from durable_agent.engine.reap import Upkeep
-from durable_agent.errors import InvalidRequest, SchemaMismatch
+from durable_agent.errors import DatabaseUnavailable, InvalidRequest, SchemaMismatch
 from durable_agent.flow.kinds import KINDS
 from durable_agent.flow.registry import Registry
-from durable_agent.settings import Settings
+from durable_agent.settings import Settings, environment
 from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters, configure_logging, logger
+from durable_agent.vault import Vault
 from durable_agent.worker.loop import Worker
 
 log = logger("process")
@@ -99,13 +105,13 @@ def require_schema(direct_url: str) -> None:
         )
 
 
-def registry_of(modules: Sequence[str]) -> Registry:
-    """Return the modules' tools and graphs, and the kinds every worker offers. Raises InvalidRequest for no tools."""
+def registry_of(modules: Sequence[str], settings: Settings) -> Registry:
+    """Return the modules' tools and graphs, and what every worker offers. Raises InvalidRequest for modules with none."""
     sys.path.insert(0, os.getcwd())
     registry = Registry.from_modules(modules)
-    if not len(registry):
+    if not len(registry) and not registry.graphs:
         raise InvalidRequest(f"no tools found in {', '.join(modules)}; decorate functions with @tool", field="MODULE")
-    return registry.including(KINDS)
+    return registry.including((*built_in(environment(settings)), *KINDS, *AGENT_KINDS))
 
 
 async def worker(
@@ -119,7 +125,7 @@ async def worker(
     if settings.database_url is None or settings.direct_url is None:
         raise InvalidRequest("no database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
     require_schema(settings.direct_url)
-    registry = registry_of(modules or [DEMO])
+    registry = registry_of(modules or [DEMO], settings)
     offer = Offer(
         SessionId(uuid4()), settings.worker_name, settings.queues, registry.names(), settings.max_concurrent_tasks,
         socket.gethostname(), os.getpid(), __version__, registry.classes(),
@@ -130,7 +136,7 @@ async def worker(
         size=settings.pool_size,
         statement_timeout_s=settings.statement_timeout_s,
     ) as db:
-        graphs = [(g.name, g.version, g.to_json(), g.input_schema()) for g in registry.graphs]
+        graphs = [(g.name, g.version, g.to_json(), g.input_schema(), g.budget_json()) for g in registry.graphs]
         if graphs:
             await register(db, DEFAULT_TENANT, graphs)
         await _work(settings, db, registry, offer, stop or asyncio.Event(), wrap)
@@ -141,6 +147,8 @@ async def _work(
     wrap: Callable[[Backend], Backend],
 ) -> None:  # fmt: skip
     counters = Counters()
+    models = WorkerModels.from_env(environment(settings))
+    reach = Reach(allow=settings.egress_allow, allow_stdio=settings.allow_stdio)
     bell = Bell(db, enabled=settings.listening)
     listener = Listener(db, [READY, CONTROL], enabled=settings.listening)
     upkeep = Upkeep(
@@ -148,10 +156,11 @@ async def _work(
         settings.retention_days, counters, relaxed=lambda: listener.up,
     )  # fmt: skip
     worker = Worker(
-        wrap(PostgresBackend(db, offer, bell, listener, counters, upkeep.stir)), registry, settings.max_concurrent_tasks,
+        wrap(PostgresBackend(db, offer, bell, listener, counters, upkeep.stir, Vault(settings.secret_key))), registry, settings.max_concurrent_tasks,
         poll_s=lambda: settings.poll_s if listener.up else min(settings.poll_s, 0.5), grace_s=settings.drain_grace_s,
         payload_limit_bytes=settings.payload_limit_bytes, artifact_limit_bytes=settings.artifact_limit_bytes,
-        artifacts=Artifacts(settings.artifacts_place), lease_s=settings.lease_ttl_s, counters=counters,
+        artifacts=Artifacts(settings.artifacts_place), lease_s=settings.lease_ttl_s, counters=counters, models=models,
+        sessions=reach,
     )  # fmt: skip
     heart = Heart(
         settings.direct_url or db.direct_url, offer, ttl_s=settings.lease_ttl_s, beat_s=settings.beat_s,
@@ -161,7 +170,16 @@ async def _work(
     upkeep.on_ready = worker.ready
     on_signals(stop.set)
     async with asyncio.TaskGroup() as group:
-        loops = [group.create_task(loop) for loop in (bell.run(), listener.run(), upkeep.run())]
+        loops = [
+            group.create_task(loop)
+            for loop in (
+                bell.run(),
+                listener.run(),
+                upkeep.run(),
+                reach.run(),
+                keep_prices(db, models),
+            )
+        ]
         heart.start()
         await heart.first.wait()
         log.info("worker_started", worker=offer.worker, tools=len(registry), concurrency=offer.concurrency)
@@ -175,6 +193,14 @@ async def _work(
         await heart.stop()
         await ended(loops)
     log.info("worker_stopped", worker=offer.worker, settled=counters.settled)
+
+
+async def keep_prices(db: Database, models: WorkerModels) -> None:
+    """Go by what the operator set of models, looked at twice a minute, until cancelled."""
+    while True:
+        with suppress(DatabaseUnavailable):
+            models.set_prices(await prices_of(db, DEFAULT_TENANT))
+        await asyncio.sleep(30.0)
 
 
 def on_signals(call: Callable[[], object]) -> None:

@@ -66,7 +66,12 @@ def start(
 def _body(path: str) -> dict[str, Any]:
     """Return what a file holds as the body of POST /runs. Raises InvalidRequest for what is no run."""
     if path.endswith(".py"):
-        return {"steps": _graph_in(path).to_json()}
+        graph = _graph_in(path)
+        if graph.predicates:
+            raise InvalidRequest(
+                f"{path}: a graph with predicates in Python is started by its name, once a worker has imported it", field="FILE"
+            )
+        return {"steps": graph.to_json(), "budget": graph.budget_json()} if graph.limits else {"steps": graph.to_json()}
     body = document(path, "FILE")
     if not isinstance(body, dict):
         raise InvalidRequest(f"{path} holds no JSON object; it must look like the body of POST /runs", field="FILE")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from durable_agent.core.records import Exchange, Outcome, SessionId, Token, Verdict
+from durable_agent.core.gate import Heard, Passing
+from durable_agent.core.records import Exchange, Lease, Outcome, SessionId, Token, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,28 @@ class Offer:
     os_pid: int
     version: str
     effects: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a model's answer, in order from 0 within its effect and claim."""
+
+    lease: Lease
+    effect: int
+    piece: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolServer:
+    """A tool server as an operator registered it; `state` other than `ready` calls nothing."""
+
+    name: str
+    url: str | None
+    command: tuple[str, ...]
+    token: str | None = field(repr=False)
+    state: str
+    digest: str | None
 
 
 class AuthorTransaction(Protocol):
@@ -61,6 +85,34 @@ class Backend(Protocol):
 
     async def owned(self) -> frozenset[Token]:
         """Return the tokens this session still owns."""
+        ...
+
+    async def passing(self, name: str, tokens: list[int], in_use: int) -> Passing:
+        """Ask a gate to let so many calls through, each of so many tokens; `in_use` are those under way here."""
+        ...
+
+    async def heard(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None:
+        """Tell how a call behind a gate ended."""
+        ...
+
+    async def hold_slots(self, name: str, slots: int) -> None:
+        """Keep so many slots of a gate for this session."""
+        ...
+
+    async def stream(self, deltas: Sequence[Delta]) -> None:
+        """Show pieces of answers to who watches; they are not recorded, and may be lost."""
+        ...
+
+    def fenced(self, lease: Lease) -> AbstractAsyncContextManager[Any]:
+        """Open a transaction in which the lease was checked and is held; yields its connection. Raises LeaseLost."""
+        ...
+
+    def reading(self) -> AbstractAsyncContextManager[Any]:
+        """Yield a connection to read on."""
+        ...
+
+    async def tool_server(self, tenant: int, name: str) -> ToolServer | None:
+        """Return a registered tool server as it is reached."""
         ...
 
     async def wait(self, timeout_s: float) -> frozenset[str]:

@@ -103,7 +103,10 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
-    """One step as submitted, after defaults. `tool` is the handler a worker must offer."""
+    """One step as submitted, after defaults. `tool` is the handler a worker must offer.
+
+    A `capped` one begins when its agent has fewer runs under way than it may.
+    """
 
     name: str
     kind: StepKind
@@ -118,6 +121,7 @@ class StepSpec:
     priority: int = 0
     max_crashes: int = 3
     compensate: str | None = None
+    capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ class RunSpec:
     graph_version: str | None = None
     budget: tuple[Limit, ...] = ()
     agent: UUID | None = None
+    agent_version: int | None = None
     origin: UUID | None = None
 
 
@@ -272,7 +277,7 @@ class Intended:
     """An effect is about to be called: committed before it is. `request` is canonical JSON.
 
     `approval` is the wait that allows it, which is consumed in the same commit. `reserve` is what it may take of each
-    meter of a budget at most, None where nobody knows; it is held from this commit on.
+    meter of a budget at most, None where nobody knows; it is held from this commit on. `gate` must not be shut.
     """
 
     lease: Lease
@@ -285,6 +290,7 @@ class Intended:
     compensate: str | None = None
     approval: UUID | None = None
     reserve: Mapping[str, int | None] = field(default_factory=dict)
+    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +423,7 @@ ON_THE_WAY = (Emitted, Intended, Recorded, Booked, Metered, Noted, Stored)
 
 class Verdict(StrEnum):
     """What became of an outcome: accepted now, accepted before, refused by the fence, not allowed (an approval), put off
-    because the run is paused, beyond the budget (the run has ended by it), or of a cost that nobody can bound."""
+    because the run is paused or a gate shut, beyond the budget (the run has ended by it), or of a cost nobody can bound."""
 
     OK = "ok"
     ALREADY = "already"
@@ -425,6 +431,7 @@ class Verdict(StrEnum):
     REFUSED = "refused"
     PAUSED = "paused"
     EXHAUSTED = "exhausted"
+    HELD = "held"
     UNBOUNDED = "unbounded"
 
 

@@ -16,6 +16,7 @@ from durable_agent.db.sql import load
 
 READS = load("reads")
 WAITS = load("waits")
+MODELS = load("models")
 
 
 async def rows(conn: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:

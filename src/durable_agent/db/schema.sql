@@ -302,7 +302,8 @@ CREATE TABLE graphs (
     version text NOT NULL,
     registered_at timestamp with time zone DEFAULT engine_now() NOT NULL,
     spec json NOT NULL,
-    input_schema json
+    input_schema json,
+    budget json
 );
 CREATE TABLE idempotency_keys (
     tenant integer NOT NULL,
@@ -344,7 +345,7 @@ CREATE TABLE queue (
     CONSTRAINT queue_leased CHECK (((state = 'leased'::text) = (token IS NOT NULL))),
     CONSTRAINT queue_owner CHECK (((state = 'leased'::text) = ((session IS NOT NULL) AND (deadline_at IS NOT NULL)))),
     CONSTRAINT queue_scheduled CHECK (((state <> 'scheduled'::text) OR (due_at IS NOT NULL))),
-    CONSTRAINT queue_state CHECK ((state = ANY (ARRAY['ready'::text, 'scheduled'::text, 'held'::text, 'leased'::text, 'waiting'::text])))
+    CONSTRAINT queue_state CHECK ((state = ANY (ARRAY['ready'::text, 'scheduled'::text, 'held'::text, 'leased'::text, 'waiting'::text, 'capped'::text])))
 )
 WITH (fillfactor='60', autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='20000');
 CREATE TABLE routes (
@@ -711,6 +712,7 @@ ALTER TABLE ONLY workers
 CREATE INDEX budgets_due ON budgets USING btree (due_at) WHERE (due_at IS NOT NULL);
 CREATE INDEX deltas_at ON deltas USING btree (at);
 CREATE INDEX idempotency_keys_age ON idempotency_keys USING btree (created_at);
+CREATE INDEX queue_capped ON queue USING btree (tenant, run_id) WHERE (state = 'capped'::text);
 CREATE INDEX queue_leased ON queue USING btree (session) WHERE (state = 'leased'::text);
 CREATE INDEX queue_ready ON queue USING btree (tenant, route, ord) WHERE (state = 'ready'::text);
 CREATE INDEX queue_scheduled ON queue USING btree (due_at) WHERE (state = 'scheduled'::text);

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from durable_agent.core.port import Offer
-from durable_agent.core.records import Exchange, Failed, FailureClass, Outcome, Token, Verdict
+from durable_agent.core.gate import Heard, Passing
+from durable_agent.core.port import Delta, Offer, ToolServer
+from durable_agent.core.records import (
+    DEFAULT_TENANT,
+    Exchange,
+    Failed,
+    FailureClass,
+    Lease,
+    Outcome,
+    Tenant,
+    Token,
+    Verdict,
+)
+from durable_agent.db.arrays import literals
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, WINDOW_S, Bell, Listener
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.db.sql import load
+from durable_agent.engine import gate
 from durable_agent.engine.answer import settle_children
 from durable_agent.engine.exchange import SESSIONS, Done, Room, exchange, look, settle_within
-from durable_agent.errors import DatabaseUnavailable, LostRace, RetryableError
+from durable_agent.engine.servers import tool_server
+from durable_agent.errors import DatabaseUnavailable, LeaseLost, LostRace, RetryableError
 from durable_agent.telemetry import Counters
+from durable_agent.vault import Vault
+
+DELTAS = load("deltas")
 
 
 class PostgresBackend:
@@ -24,9 +44,11 @@ class PostgresBackend:
 
     def __init__(
         self, db: Database, offer: Offer, bell: Bell, listener: Listener, counters: Counters,
-        stir: Callable[[], None] = lambda: None,
+        stir: Callable[[], None] = lambda: None, vault: Vault | None = None,
     ) -> None:  # fmt: skip
         self._db = db
+        self._session = offer.session
+        self._vault = vault or Vault(None)
         self._room = Room(offer)
         self._bell = bell
         self._listener = listener
@@ -89,6 +111,48 @@ class PostgresBackend:
         except TRANSIENT as error:
             raise DatabaseUnavailable(f"the leases cannot be read: {first_line(error)}") from error
 
+    async def passing(self, name: str, tokens: list[int], in_use: int) -> Passing:
+        """See `core.port.Backend.passing`."""
+        with _available("the gate cannot be asked"):
+            return await gate.passing(self._db, DEFAULT_TENANT, name, self._session, tokens, in_use=in_use)
+
+    async def heard(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None:
+        """See `core.port.Backend.heard`."""
+        with _available("the gate cannot be told"):
+            await gate.heard(self._db, DEFAULT_TENANT, name, self._session, what, wait_s=wait_s, error=error)
+
+    async def hold_slots(self, name: str, slots: int) -> None:
+        """See `core.port.Backend.hold_slots`."""
+        with _available("the slots cannot be held"):
+            await gate.hold_slots(self._db, DEFAULT_TENANT, name, self._session, slots)
+
+    async def stream(self, deltas: Sequence[Delta]) -> None:
+        """See `core.port.Backend.stream`."""
+        columns = ("tenants", "runs", "nos", "effects", "claim_nos", "pieces", "texts")
+        rows = [(*_where(d.lease), d.effect, d.lease.claim_no, d.piece, d.text) for d in deltas]
+        with suppress(DatabaseUnavailable), _available("nobody can watch"):
+            async with self._db.transaction() as conn:
+                await conn.execute(DELTAS.add, literals(columns, rows))
+            self._bell.ring(EVENTS)
+
+    @asynccontextmanager
+    async def fenced(self, lease: Lease) -> AsyncIterator[Connection]:
+        """See `core.port.Backend.fenced`."""
+        async with self._db.transaction() as conn, conn.transaction():
+            params = {**_named(lease), "claim_no": lease.claim_no, "token": lease.token}
+            if await (await conn.execute(SESSIONS.fence, params)).fetchone() is None:
+                raise LeaseLost(f"step {lease.step_no} of run {lease.run_id} is no longer this worker's")
+            yield conn
+
+    def reading(self) -> AbstractAsyncContextManager[Connection]:
+        """See `core.port.Backend.reading`."""
+        return self._db.reading()
+
+    async def tool_server(self, tenant: int, name: str) -> ToolServer | None:
+        """See `core.port.Backend.tool_server`."""
+        with _available("the tool server cannot be looked up"):
+            return await tool_server(self._db, Tenant(tenant), name, self._vault)
+
     async def wait(self, timeout_s: float) -> frozenset[str]:
         """See `core.port.Backend.wait`."""
         hinted = await self._listener.wait(timeout_s)
@@ -121,6 +185,22 @@ class PostgresTransaction:
     async def rollback(self) -> None:
         """See `core.port.AuthorTransaction.rollback`."""
         await self.connection.close()
+
+
+@contextmanager
+def _available(what: str) -> Iterator[None]:
+    try:
+        yield
+    except TRANSIENT as error:
+        raise DatabaseUnavailable(f"{what}: {first_line(error)}") from error
+
+
+def _where(lease: Lease) -> tuple[int, UUID, int]:
+    return lease.tenant, lease.run_id, lease.step_no
+
+
+def _named(lease: Lease) -> dict[str, Any]:
+    return {"tenant": lease.tenant, "run": lease.run_id, "no": lease.step_no}
 
 
 def refused(outcome: Outcome, error: psycopg.Error) -> Outcome:

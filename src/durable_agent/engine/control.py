@@ -14,6 +14,7 @@ from durable_agent.db.arrays import literals
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
+from durable_agent.engine.caps import release_after
 from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
 from durable_agent.engine.journal import JOURNAL, Head, Journal, read_now
 from durable_agent.engine.spend import BUDGETS, charge_run
@@ -57,6 +58,8 @@ async def locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[He
             await journal.write(conn)
             for statement, params in held.later:
                 await conn.execute(statement, params)
+            if held.head.budgeted and held.head.status.final:
+                await release_after(conn, [held.head.key])
     except IllegalTransition as error:
         verb = error.event.removeprefix("run.")
         raise Conflict(

@@ -16,10 +16,17 @@ from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
 from durable_agent.engine.claim import Step
+from durable_agent.engine.gate import GATES
 from durable_agent.engine.journal import EFFECTS, WAITS, Head, Journal, RunKey
 from durable_agent.engine.spend import Purse
 
 EffectKey = tuple[UUID, int, int]
+
+
+async def read_gates(conn: Connection, outcomes: Iterable[Any]) -> Any:
+    """Queue the reading of which of the gates that the outcomes pass are shut; None when they pass none."""
+    names = {(o.lease.tenant, o.gate) for o in outcomes if isinstance(o, Intended) and o.gate is not None}
+    return await conn.execute(GATES.shut, literals(("tenants", "names"), sorted(names))) if names else None
 
 
 async def read(conn: Connection, outcomes: Iterable[Any]) -> tuple[Any, Any]:
@@ -47,6 +54,11 @@ class Record:
     approvals: dict[UUID, Mapping[str, Any]] = field(default_factory=dict)
     purse: Purse = field(default_factory=Purse)
     exhausted: dict[RunKey, Exceeded] = field(default_factory=dict)
+    shut: dict[tuple[int, str], str | None] = field(default_factory=dict)
+
+    async def know_gates(self, cursor: Any) -> None:
+        """Take the answer of `read_gates`: the shut gates, each with the session that may probe it."""
+        self.shut = {(tenant, name): probe for tenant, name, probe in await cursor.fetchall()}
 
     async def know(self, effects: Any, approvals: Any) -> None:
         """Take the answers of `read`."""
@@ -73,6 +85,9 @@ class Record:
                     return Verdict.PAUSED
                 if outcome.approval is not None and not self._allowed(outcome):
                     return Verdict.REFUSED
+                shut = (step.tenant, outcome.gate or "")
+                if shut in self.shut and self.shut[shut] != str(journal.session):
+                    return Verdict.HELD
                 refused = self._afford(journal, head, outcome.reserve or budget.of_tool(outcome.name))
                 if refused is not None:
                     return refused

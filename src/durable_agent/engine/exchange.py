@@ -23,6 +23,7 @@ from durable_agent.core.turns import Share, priority_rank, share
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
+from durable_agent.engine.caps import release_after
 from durable_agent.engine.claim import Leased, Picked, Step, lease_picked, leased_from, pick, read_records
 from durable_agent.engine.conclude import cancel_failed, conclude, ended_children
 from durable_agent.engine.effects import uses_approval
@@ -171,6 +172,7 @@ async def _on(conn: Connection, room: Room, ask: Ask, held: Sequence[Leased] | N
         await settle_waiting(conn, journal)
         await journal.write(conn)
         await settlement.record.purse.write(conn, journal)
+        woken = bool(await release_after(conn, settlement.ended())) or woken
         await cancel_failed(conn, journal, settlement)
         late = await promotion.read_outputs(conn, handed)
     outputs = await late.fetchall() if late is not None else ()
@@ -199,6 +201,8 @@ async def _settle(
     journal.take(await reads.heads.fetchall())
     if reads.budgets is not None:
         await settlement.record.purse.know(*reads.budgets)
+    if reads.gates is not None:
+        await settlement.record.know_gates(reads.gates)
     if held is not None:
         if any((head := journal.heads.get(step.run)) is None or head.status.final for step in held):
             raise LostRace("a run ended before its step")

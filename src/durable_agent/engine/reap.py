@@ -20,6 +20,7 @@ from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
 from durable_agent.engine.answer import MANY_DUE, cancel_orphans, settle_children, settle_due
+from durable_agent.engine.caps import release_after, release_all
 from durable_agent.engine.claim import Step, idempotency_key
 from durable_agent.engine.conclude import cancel_failed, ended_children
 from durable_agent.engine.exchange import SESSIONS, wind_up
@@ -193,6 +194,7 @@ class Upkeep:
             await settle_waiting(conn, journal)
             await journal.write(conn)
             await settlement.record.purse.write(conn, journal)
+            await release_after(conn, settlement.ended())
             await cancel_failed(conn, journal, settlement)
         taken = [x for x, v in zip(lost, settlement.verdicts, strict=True) if v is Verdict.OK]
         for x in taken:
@@ -214,7 +216,8 @@ class Upkeep:
             settled += (found := await settle_due(self.db))
             if found < MANY_DUE:
                 break
-        if settled + await settle_budgets(self.db) + await cancel_orphans(self.db):
+        settled += await settle_budgets(self.db) + await release_all(self.db)
+        if settled + await cancel_orphans(self.db):
             self.bell.ring(READY, EVENTS, CONTROL)
             self.stir()
 

@@ -85,6 +85,7 @@ class Reads:
     effects: Any = None
     approvals: Any = None
     budgets: tuple[Any, Any] | None = None
+    gates: Any = None
     asked: Sequence[StepKey] = ()
 
 
@@ -97,6 +98,7 @@ async def read(conn: Connection, outcomes: Sequence[Outcome | Lost], held: Seque
     leases = [outcome.lease for outcome in outcomes]
     runs = sorted({(lease.tenant, lease.run_id) for lease in leases}, key=_by_run)
     reads = Reads(await conn.execute(JOURNAL.lock_runs, literals(("tenants", "runs"), runs)))
+    reads.gates = await effects.read_gates(conn, outcomes)
     if held is None:
         reads.steps = await conn.execute(
             JOURNAL.settling, literals(STEP_KEY, [(x.tenant, x.run_id, x.step_no) for x in leases])
@@ -214,6 +216,10 @@ class Settlement:
             await self.journal.flush(conn)
             over = [h.key for h in self.journal.heads.values() if h.status.final or h.status is RunStatus.COMPENSATING]
             await purse.charge(conn, self._let_go, over)
+
+    def ended(self) -> list[RunKey]:
+        """Return the runs that ended here and whose agent may let another begin."""
+        return [h.key for h in self.journal.heads.values() if h.budgeted and h.status.final and h.last_seq != h.seen]
 
     def _store(self, head: Head, step: Step, outcome: Stored) -> None:
         self.journal.append(

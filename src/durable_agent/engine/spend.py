@@ -115,10 +115,10 @@ class Purse:
                     slices.add(*key, budget.slice_of(journal.now.timestamp(), one.window_s), added)
             await journal.send(conn, rows)
             await journal.send(conn, slices)
-        for (tenant, run), found in self.pausing.items():
+        for (tenant, run_id), found in self.pausing.items():
             window_s = found.budget.window_s
             wait_s = window_s / budget.SLICES if window_s else None
-            where = {"tenant": tenant, "run": run, "now": journal.now, "wait_s": wait_s}
+            where = {"tenant": tenant, "run": run_id, "now": journal.now, "wait_s": wait_s}
             await conn.execute(BUDGETS.mark_paused, where)
         if self._used:
             totals = Row(BUDGETS.add_usage, ("tenants", "runs", "calls", "input_tokens", "output_tokens", "microusd"))

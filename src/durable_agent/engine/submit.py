@@ -24,6 +24,7 @@ from durable_agent.db.arrays import ints
 from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.engine.caps import release
 from durable_agent.engine.journal import Head, Journal, Row, read_now
 from durable_agent.engine.routes import RouteKey, Routes
 from durable_agent.engine.rows import RUN_COLUMNS, STEP_COLUMNS, SUBMIT, json_text, policy_text
@@ -128,6 +129,8 @@ async def _store(
                             one.run_id, writer.add(one).value, True, warnings_for(one, memory)
                         )
                     await writer.write(conn)
+                    agents = {(p.tenant, p.submission.spec.agent) for p in fresh if p.submission.spec.steps[0].capped}
+                    await release(conn, [(tenant, agent) for tenant, agent in agents if agent is not None])
     except TRANSIENT as error:
         raise DatabaseUnavailable(f"the run was not stored: {first_line(error)}; send it again") from error
     return [results[p.run_id] for p in plans]
@@ -222,6 +225,7 @@ class Writer:
             head, RunEvent.CREATED, None, {"goal": spec.goal} if spec.goal else None,
             steps=len(spec.steps), graph_sha256=graph.digest(),
             inputs_sha256=inputs_digest(spec.input, [step.input for step in spec.steps]), **({"lane": spec.lane} if spec.lane else {}),
+            **({"agent": str(spec.agent), "agent_version": spec.agent_version} if spec.agent else {}),
         )  # fmt: skip
         roots = decide_roots(spec.steps, graph, spec.input)
         created_us = (one.run_id.int >> 80) * 1000
@@ -237,7 +241,7 @@ class Writer:
                     no,
                     route,
                     ord_,
-                    "ready",
+                    "capped" if step.capped else "ready",
                     0,
                     0,
                     0,

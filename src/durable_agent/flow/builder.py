@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
 
+import orjson
 from pydantic import BaseModel
 
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.graph import plan
-from durable_agent.core.records import Dependency, RetryPolicy, StepKind, StepSpec
+from durable_agent.core.records import Dependency, Limit, RetryPolicy, StepKind, StepSpec
 from durable_agent.errors import InvalidRequest
+from durable_agent.flow.context import Context
 from durable_agent.flow.steps import Step
-from durable_agent.flow.tools import Tool
+from durable_agent.flow.tools import Tool, step
+
+PATTERNS: Final = ("pipeline", "supervisor", "swarm", "plan_act_observe")
+OPTIONS: Final = frozenset(
+    {"system", "max_steps", "max_tokens", "temperature", "arguments", "over", "approve", "result_chars", "servers"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What a predicate decides on: the run's input, what the edge's source returned, the run's goal."""
+
+    input: Any
+    output: Any
+    goal: str | None
+
+
+Predicate = Callable[[Edge], Any]
 
 
 class Graph:
@@ -26,23 +47,34 @@ class Graph:
         self.name = name
         self.input = input
         self._nodes: dict[str, Step] = {}
+        self.limits: tuple[Limit, ...] = ()
+        self.predicates: tuple[Tool, ...] = ()
         self._edges: list[tuple[str, str, str | None]] = []
+        self._asked: dict[tuple[str, str], tuple[str, str]] = {}
 
     def node(
-        self, name: str, *, tool: str | Tool | None = None, kind: str = "tool_call", input: Any = None,
-        when: str | None = None, retry: RetryPolicy | None = None, timeout_s: float | None = None,
-        queue: str = "default", priority: int = 0, compensate: str | None = None,
+        self, name: str, *, tool: str | Tool | None = None, kind: str | None = None, input: Any = None,
+        agent: str | None = None, llm: str | None = None, tools: Sequence[str | Tool] = (), concurrency: int | None = None,
+        prompt: str | None = None, when: str | None = None, retry: RetryPolicy | None = None, timeout_s: float | None = None,
+        queue: str = "default", priority: int = 0, compensate: str | None = None, **options: Any,
     ) -> Self:  # fmt: skip
         """Add a node. `tool` (default: of the node's own name) does its work; `input` is what it is given.
 
-        Raises InvalidRequest for a name that is taken and for an unknown kind.
+        With `agent` it is an agent's: pipeline, supervisor, swarm or plan_act_observe, with a model (`llm`, or none), the
+        `tools` it may call, how many branches of a swarm run at once, and as `options` what else an agent takes
+        (`system`, `max_steps`, `max_tokens`, `temperature`, `arguments`, `over`). Raises InvalidRequest for a name that is
+        taken, an unknown kind or pattern, and options that belong to an agent on a node that is none.
         """
         if name in self._nodes:
-            raise InvalidRequest(f"graph {self.name!r}: node {name!r} is given twice", field="node")
+            raise self._wrong(f"node {name!r} is given twice", "node")
+        if agent is not None:
+            input, kind, tool = self._agent(name, agent, llm, tools, concurrency, prompt, options), "agent", "agent"
+        elif llm or tools or concurrency or prompt or options:
+            raise self._wrong(f"node {name!r}: llm, tools, concurrency, prompt and options belong to an agent", "agent")
         try:
-            known = StepKind(kind)
+            known = StepKind(kind or "tool_call")
         except ValueError:
-            raise InvalidRequest(f"graph {self.name!r}: node {name!r}: {kind!r} is no kind", field="kind") from None
+            raise self._wrong(f"node {name!r}: {kind!r} is no kind", "kind") from None
         chosen = tool.name if isinstance(tool, Tool) else tool
         self._nodes[name] = Step(
             name, chosen, input, known, (), when, retry or (tool.retry if isinstance(tool, Tool) else None),
@@ -51,25 +83,93 @@ class Graph:
         )  # fmt: skip
         return self
 
-    def edge(self, source: str, target: str, when: str | None = None) -> Self:
-        """Let `target` wait for `source`; with `when` (CEL over `output` and `input`) only where it holds."""
-        self._edges.append((source, target, when))
+    def _agent(
+        self, name: str, pattern: str, llm: str | None, tools: Sequence[str | Tool], concurrency: int | None,
+        prompt: str | None, options: dict[str, Any],
+    ) -> dict[str, Any]:  # fmt: skip
+        if pattern not in PATTERNS:
+            raise self._wrong(f"node {name!r}: agent {pattern!r} is not known; use {', '.join(PATTERNS)}", "agent")
+        if unknown := sorted(set(options) - OPTIONS):
+            raise self._wrong(f"node {name!r}: {unknown[0]!r} is no option of an agent", "node")
+        if concurrency is not None and concurrency < 1:
+            raise self._wrong(f"node {name!r}: concurrency must be at least 1, not {concurrency}", "concurrency")
+        given = {
+            "pattern": pattern, "llm": llm, "tools": [one.name if isinstance(one, Tool) else one for one in tools],
+            "concurrency": concurrency, "prompt": prompt, **options,
+        }  # fmt: skip
+        return {key: value for key, value in given.items() if value is not None and value != []}
+
+    def edge(self, source: str, target: str, when: str | Predicate | None = None) -> Self:
+        """Let `target` wait for `source`; with `when` only where it holds.
+
+        A text is CEL over `output` and `input`. A function is called by a worker with an `Edge`, and what it returned is
+        recorded; it is a step of the run of its own. A node that waits for several sources runs when one of them leads to it.
+        """
+        if callable(when):
+            name = f"when.{source}.{target}"
+            predicate = predicate_tool(f"{self.name}.{name}", when, source)
+            self.predicates = (*self.predicates, predicate)
+            self._asked[source, target] = (name, predicate.name)
+            self._edges.append((source, target, None))
+        else:
+            self._edges.append((source, target, when))
         return self
+
+    def budget(
+        self, *, tokens: int | None = None, tools: int | None = None, wall_clock_s: int | None = None,
+        usd: float | None = None, per_tool: Mapping[str, int] | None = None, on_limit: str = "fail",
+    ) -> Self:  # fmt: skip
+        """Limit what each run of the graph may spend with all that it starts; at a limit it fails, or is paused.
+
+        Raises InvalidRequest for a limit that is none.
+        """
+        money = None if usd is None else round(usd * 1_000_000)
+        meters = {"tokens": tokens, "tools": tools, "wall_clock_s": wall_clock_s, "microusd": money}
+        meters |= {f"tool:{name}": most for name, most in (per_tool or {}).items()}
+        for meter, cap in meters.items():
+            if cap is not None and cap < 0:
+                raise self._wrong(f"budget {meter!r} must not be negative: {cap}", "budget")
+        if on_limit not in ("fail", "pause"):
+            raise self._wrong(f"on_limit is fail or pause, not {on_limit!r}", "budget")
+        self.limits = tuple(Limit(meter, cap, on_limit) for meter, cap in meters.items() if cap is not None)
+        return self
+
+    def _wrong(self, message: str, field: str) -> InvalidRequest:
+        return InvalidRequest(f"graph {self.name!r}: {message}", field=field)
 
     def specs(self) -> tuple[StepSpec, ...]:
         """Return the steps, checked. Raises GraphInvalid naming each node that dangles, repeats or goes in a circle."""
-        specs = []
+        if not self._nodes:
+            raise self._wrong("it has no nodes", "node")
         for source, target, _ in self._edges:
-            if target not in self._nodes:
-                raise InvalidRequest(
-                    f"graph {self.name!r}: edge {source!r} → {target!r} leads to no node", field="edge"
-                )
-        for name, node in self._nodes.items():
-            own = tuple(Dependency(source, when) for source, target, when in self._edges if target == name)
-            spec = node.spec()
-            specs.append(StepSpec(**{**_fields(spec), "depends_on": own}))
+            for end in (source, target):
+                if end not in self._nodes:
+                    raise self._wrong(f"edge {source!r} → {target!r} leads to {end!r}, which is no node", "edge")
+        if all(any(target == name for _, target, _ in self._edges) for name in self._nodes):
+            raise self._wrong("no node can be the first: each waits for another", "edge")
+        specs = [self._spec(name, node) for name, node in self._nodes.items()]
+        specs += [
+            Step(name, tool, None, StepKind.POLICY, (source,)).spec()
+            for (source, _), (name, tool) in self._asked.items()
+        ]
         plan(specs, max_steps=100_000)
         return tuple(specs)
+
+    def _spec(self, name: str, node: Step) -> StepSpec:
+        own = [Dependency(source, when) for source, target, when in self._edges if target == name]
+        asked = [(source, self._asked[source, name][0]) for d in own if (source := d.step, name) in self._asked]
+        if not asked:
+            return replace(node.spec(), depends_on=tuple(own))
+        if any(d.when for d in own) or node.when:
+            raise self._wrong(f"node {name!r} has conditions in CEL and in Python; use one of them", "edge")
+        # It runs when one of its edges is taken: one without a condition is when its source succeeded.
+        by_name = dict(asked)
+        taken = [
+            f"({_quoted(by_name[d.step])} in outputs && outputs[{_quoted(by_name[d.step])}])" if d.step in by_name
+            else f"{_quoted(d.step)} in outputs" for d in own
+        ]  # fmt: skip
+        depends = (*own, *(Dependency(step) for _, step in asked))
+        return replace(node.spec(), depends_on=depends, when=" || ".join(taken))
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the steps as POST /runs takes them."""
@@ -89,12 +189,27 @@ class Graph:
     @property
     def version(self) -> str:
         """The digest of all that makes up the graph: another graph, another version (16 hex digits)."""
-        return digest(dumps([self.to_json(), self.input_schema()]))[:16]
+        return digest(dumps([self.to_json(), self.input_schema(), self.budget_json()]))[:16]
+
+    def budget_json(self) -> list[dict[str, Any]]:
+        """Return the limits of its runs as they are stored."""
+        return [{"meter": one.meter, "cap": one.cap, "on_limit": one.on_limit} for one in self.limits]
 
     def input_schema(self) -> dict[str, Any] | None:
         """Return the JSON Schema of the input, if it is typed."""
         return self.input.model_json_schema() if self.input is not None else None
 
 
-def _fields(spec: StepSpec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in StepSpec.__slots__}
+def predicate_tool(name: str, predicate: Predicate, source: str) -> Tool:
+    """Return a predicate as the handler of the step that asks it."""
+
+    @step(name)
+    async def ask(ctx: Context) -> bool:
+        """Ask a predicate of an edge."""
+        return bool(predicate(Edge(ctx.run_input, ctx.parents.get(source), ctx.goal)))
+
+    return ask
+
+
+def _quoted(text: str) -> str:
+    return orjson.dumps(text).decode()

@@ -18,9 +18,11 @@ from durable_agent.core.graph import plan
 from durable_agent.core.records import Claim, Emitted, RunSpec, StepSpec, Stored, Suspended, WaitKind
 from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.errors import Divergence, Expired, FatalError, Rejected
-from durable_agent.flow.effects import Calls
+from durable_agent.flow.effects import Calls, Order
 from durable_agent.flow.encoding import encode
 from durable_agent.flow.link import Link
+from durable_agent.flow.llm import Asked, Conversation, converse
+from durable_agent.flow.model import Message, Reply, ToolSpec
 from durable_agent.flow.steps import Approval, Step, mapped, seconds, step_specs
 from durable_agent.flow.tools import Tool
 
@@ -45,7 +47,7 @@ class Context:
         self._limit_bytes = limit_bytes
         self._spawned: set[str] = set()
         self._ledger = Ledger(claim.effects, claim.answers, sealed=claim.replay is not None)
-        self.calls = Calls(claim, link, self._ledger, self._encode, self._within)
+        self.calls = Calls(claim, link, self._ledger, self._encode, self.within)
 
     @property
     def link(self) -> Link:
@@ -64,7 +66,8 @@ class Context:
         """Encode what goes into an event or a question: watchers and people read it, so it has a limit of its own."""
         return encode(value, min(self._limit_bytes, EVENT_LIMIT_BYTES))
 
-    def _within(self, key: str) -> Context:
+    def within(self, key: str) -> Context:
+        """Return the context of a call inside this attempt; not for authors."""
         return Context(self._claim, self._link, limit_bytes=self._limit_bytes, key=key, nested=True)
 
     @property
@@ -140,9 +143,35 @@ class Context:
             raise Rejected(f"the approval for {found.name!r} was not given")
         return await self.calls.call(found, arguments, approval.wait_id if approval else None)
 
-    async def llm(self, prompt: str, **options: Any) -> Any:
-        """Ask the worker's model (its tool `llm_call`) as a recorded effect; see `call`."""
-        return await self.call("llm_call", prompt=prompt, **options)
+    async def llm(
+        self, prompt: str | Sequence[Message] | Conversation, *, model: str = "default", system: str | None = None,
+        tools: Sequence[ToolSpec] = (), max_tokens: int = 4096, temperature: float | None = None,
+        timeout: timedelta | float = 600.0,
+    ) -> Reply:  # fmt: skip
+        """Ask a model as a recorded effect and return its answer; a resumed attempt gets the recorded one.
+
+        `prompt` is a text, messages, or a Conversation, which takes the answer in. Its upper bound is reserved from the
+        run's budget before, what it used is charged after; watchers hear it come. Raises FatalError for a model that is
+        not known, BudgetExceeded for one without a price where money is limited, and what the provider answers:
+        RateLimited, RetryableError, UnknownOutcome.
+        """
+        self._outermost("llm")
+        match prompt:
+            case str():
+                said = Conversation([{"role": "user", "text": prompt}])
+            case Conversation():
+                said = prompt
+            case _:
+                said = Conversation(list(prompt))
+        if system is not None:
+            said.messages.insert(0, {"role": "system", "text": system})
+        asked = Asked(model, tuple(tools), max_tokens, temperature, seconds(timeout) or 600.0)
+        return await converse(lambda tool, order: self.order(tool, {}, order), self._link, said, asked)
+
+    async def order(self, tool: Tool, given: Mapping[str, Any], order: Order, approval: Any = None) -> Any:
+        """Make a recorded call on terms of its own; not for authors. See `call`."""
+        self._outermost("call")
+        return await self.calls.call(tool, given, approval, order)
 
     def now(self) -> datetime:
         """Return the time, recorded: a resumed attempt gets the same (UTC)."""

@@ -15,7 +15,7 @@ from typing import Any
 from durable_agent.core.events import dumps
 from durable_agent.errors import FatalError, RetryableError
 from durable_agent.flow.context import Context
-from durable_agent.flow.tools import tool
+from durable_agent.flow.tools import step, tool
 
 
 async def _simulate(ctx: Context, given: Mapping[str, Any]) -> None:
@@ -58,13 +58,14 @@ async def transform(ctx: Context, **simulated: Any) -> dict[str, Any]:
     return {"count": len(values), "total": sum(values), "highest": max(values, default=None)}
 
 
-@tool("llm_call", effect="safe")
-async def llm_call(ctx: Context, prompt: str = "", **simulated: Any) -> dict[str, Any]:
-    """Return a text that depends on the prompt and the parents alone: the offline stand-in for a model."""
+@step("llm_call")
+async def llm_call(ctx: Context, prompt: str = "", model: str = "default", **simulated: Any) -> dict[str, Any]:
+    """Ask a model; without a provider's key the offline one, whose answer depends on the question alone."""
     await _simulate(ctx, simulated)
     known = "; ".join(f"{name}: {dumps(output).decode()}" for name, output in sorted(ctx.parents.items()))
     asked = prompt or ctx.goal or "Nothing was asked"
-    return {"model": "offline", "text": f"{asked}. What is known: {known or 'nothing'}."}
+    reply = await ctx.llm(f"{asked}. What is known: {known or 'nothing'}.", model=model, max_tokens=1024)
+    return {"model": reply.model, "text": reply.text}
 
 
 @tool("echo", effect="safe")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -40,24 +40,36 @@ from durable_agent.errors import (
     Suspend,
     UnknownOutcome,
 )
-from durable_agent.flow.link import Link
+from durable_agent.flow.link import Link, Passage
 from durable_agent.flow.tools import Tool
 
 MESSAGE_LIMIT = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What a call records besides its result, when it is not just its arguments: a call of a model.
+class Terms:
+    """On what terms a call is made: what it may take of a budget at most, by meter, None where nobody knows; empty: as any
+    tool. And the gate it passes, if there is one, with so many tokens."""
 
-    `request` is recorded in place of the arguments; `reserve` is what it may take of a budget at most, by meter, None where
-    nobody knows. `used` tells from the result what it took; `partial`, when it is cut off, what it had taken by then.
+    reserve: Mapping[str, int | None] = field(default_factory=dict)
+    gate: str | None = None
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A call that is more than a tool with its arguments: of a model, or of a tool whose failure is an answer, too.
+
+    `request` is recorded in place of the arguments. `terms` are asked for when it is not recorded yet and is to be made:
+    by `make`, given the effect's number and key. `used` tells from the result what it took; `partial`, when it is cut off,
+    what it had taken by then.
     """
 
     request: Any
-    reserve: Mapping[str, int | None]
-    used: Callable[[Any], Used]
+    terms: Callable[[], Terms]
+    used: Callable[[Any], Used | None]
     partial: Callable[[], Used | None]
+    make: Callable[[int, str], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,7 @@ class Begun:
     bound: Mapping[str, Any]
     effect: EffectClass
     order: Order | None = None
+    reserved: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -123,12 +136,27 @@ class Calls:
                 settled = await self._recover(found, begun, under_way)
                 if settled is not None:
                     return settled[0]
+        terms = order.terms() if order is not None else Terms(gate=f"tool:{tool.name}" if tool.breaker else None)
         intent = Intended(
             self.claim.lease, begun.no, tool.name, begun.effect, request, sha, begun.key, tool.compensate, approval,
-            order.reserve if order is not None else {},
+            terms.reserve, terms.gate,
         )  # fmt: skip
-        await self._heed(await self.link.tell(intent), tool.name, under_way)
-        return await self._send(begun, under_way)
+        passage = await self._admitted(intent, terms.tokens, under_way)
+        return await self._send(replace(begun, reserved=terms.reserve), passage, under_way)
+
+    async def _admitted(self, intent: Intended, tokens: int, own: asyncio.Future[None]) -> Passage:
+        """Return the way through the call's gate once its intent is committed; one that shut meanwhile is waited for."""
+        while True:
+            passage = await self.link.pass_gate(intent.gate, tokens)
+            try:
+                verdict = await self.link.tell(intent)
+                if verdict is not Verdict.HELD:
+                    await self._heed(verdict, intent.name, own)
+                    return passage
+            except BaseException:
+                passage.give_back()
+                raise
+            passage.give_back()
 
     async def _heed(self, verdict: Verdict, tool: str, own: asyncio.Future[None] | None) -> None:
         """Return when the engine lets the call be made. Raises Refused, BudgetExceeded; Suspend when the run is paused."""
@@ -170,10 +198,15 @@ class Calls:
                     return (await self._done(begun, result),)
         return None
 
-    async def _send(self, begun: Begun, own: asyncio.Future[None]) -> Any:
+    async def _make(self, begun: Begun) -> Any:
+        if begun.order is not None:
+            return await begun.order.make(begun.no, begun.key)
+        return await self.link.invoke(begun.tool, begun.bound, self.context(begun.key))
+
+    async def _send(self, begun: Begun, passage: Passage, own: asyncio.Future[None]) -> Any:
         self._open[begun.no] = begun
         try:
-            result = await self.link.invoke(begun.tool, begun.bound, self.context(begun.key))
+            result = await passage.through(lambda: self._make(begun))
         except asyncio.CancelledError:
             if begun.order is not None and (used := begun.order.partial()) is not None:
                 self.link.post(Booked(self.claim.lease, begun.no, begun.key, used))
@@ -267,8 +300,7 @@ class Calls:
 def _recorded_as(
     claim: Claim, begun: Begun, state: EffectState, result: bytes | None, error: Any, used: Used | None = None
 ) -> Recorded:
-    reserved = begun.order.reserve if begun.order is not None else {}
-    return Recorded(claim.lease, begun.no, begun.tool.name, state, result, error, reserved, used)
+    return Recorded(claim.lease, begun.no, begun.tool.name, state, result, error, begun.reserved, used)
 
 
 def failure_again(error: Mapping[str, Any]) -> Exception:

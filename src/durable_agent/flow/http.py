@@ -28,7 +28,7 @@ def http_tool(
     Retry-After); another 4xx is final; a 5xx and a lost answer leave the outcome unknown, which the effect class decides.
     """
 
-    @tool(name, effect=effect, retry=retry, compensate=compensate, verify=verify)
+    @tool(name, effect=effect, retry=retry, compensate=compensate, verify=verify, breaker=True)
     async def call(ctx: Context, **arguments: Any) -> Any:
         sent: dict[str, Any] = {"params": arguments} if method in ("GET", "HEAD", "DELETE") else {"json": arguments}
         given = {**(headers or {}), HEADER: ctx.idempotency_key}

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from durable_agent.core.records import Claim, Outcome, Verdict
 from durable_agent.errors import FatalError
 from durable_agent.flow.tools import Tool
+
+T = TypeVar("T")
+
+
+class Passage(Protocol):
+    """A way through a gate: used by `through`, or given back."""
+
+    async def through(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make the call and take note of how it ended."""
+        ...
+
+    def give_back(self) -> None:
+        """Free it: the call is not made."""
+        ...
 
 
 class Link(Protocol):
@@ -46,6 +60,34 @@ class Link(Protocol):
         """Return the digest of a content that is in the artifact store."""
         ...
 
+    def models(self) -> Any:
+        """Return the worker's models (see `flow.llm.Models`)."""
+        ...
+
+    def sessions(self) -> Any:
+        """Return the worker's connections to tool servers (see `agents.mcp.Sessions`)."""
+        ...
+
+    def say(self, effect: int, text: str) -> None:
+        """Hand a piece of a model's answer to who watches; it is not recorded."""
+        ...
+
+    async def pass_gate(self, name: str | None, tokens: int) -> Passage:
+        """Return the way through a gate once it lets the caller through; through none, at once. Raises RateLimited."""
+        ...
+
+    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
+        """Open a transaction in which the lease was checked and holds; yields its connection. Raises LeaseLost."""
+        ...
+
+    def reading(self) -> AbstractAsyncContextManager[Any]:
+        """Open a connection of the engine's database to read on."""
+        ...
+
+    async def tool_server(self, name: str) -> Any:
+        """Return how a registered tool server is reached (see `agents.mcp.Server`). Raises FatalError for none."""
+        ...
+
 
 class NoLink:
     """Where there is no engine to talk to: in a child process."""
@@ -81,3 +123,30 @@ class NoLink:
     async def put(self, content: bytes) -> str:
         """Refuse."""
         raise FatalError("a handler in a child process stores no artifacts; run it inline")
+
+    def models(self) -> Any:
+        """Refuse."""
+        raise FatalError("a handler in a child process calls no models; run it inline")
+
+    def sessions(self) -> Any:
+        """Refuse."""
+        raise FatalError("a handler in a child process has no tool servers; run it inline")
+
+    def say(self, effect: int, text: str) -> None:
+        """Say it to nobody."""
+
+    async def pass_gate(self, name: str | None, tokens: int) -> Passage:
+        """Refuse."""
+        raise FatalError("a handler in a child process passes no gates; run it inline")
+
+    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
+        """Refuse."""
+        raise FatalError("a handler in a child process has no database; run it inline")
+
+    def reading(self) -> AbstractAsyncContextManager[Any]:
+        """Refuse."""
+        raise FatalError("a handler in a child process has no database; run it inline")
+
+    async def tool_server(self, name: str) -> Any:
+        """Refuse."""
+        raise FatalError("a handler in a child process has no tool servers; run it inline")

@@ -39,6 +39,8 @@ class Registry:
                     registry.add(value)
                 elif isinstance(value, Graph):
                     graphs[value.name] = value
+                    for predicate in value.predicates:
+                        registry.add(predicate)
         registry.graphs = tuple(graphs.values())
         return registry
 

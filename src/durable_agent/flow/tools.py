@@ -29,7 +29,8 @@ class Tool:
     """A named function that steps can ask for. `effect` says what a repeated call may do to the outside world.
 
     A tool that `orchestrates` does nothing to it by itself, only through the effects it records: it may always be run
-    again. `verify` looks up whether a call happened: it takes what the tool takes and returns its result, or None.
+    again. `verify` looks up whether a call happened: it takes what the tool takes and returns its result, or None. With a
+    `breaker`, calls that fail in a row keep the whole fleet from calling it for a while.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Tool:
     takes_context: str | None
     verify: Callable[..., Any] | None
     orchestrates: bool
+    breaker: bool
     arguments: type[BaseModel] = field(repr=False)
 
     @property
@@ -74,7 +76,7 @@ class Tool:
 def tool(
     name: str | None = None, *, effect: Effect = "manual", retry: RetryPolicy | None = None,
     timeout_s: float | None = None, compensate: str | None = None, isolation: Isolation = "inline",
-    verify: Callable[..., Any] | None = None,
+    verify: Callable[..., Any] | None = None, breaker: bool = False,
 ) -> Callable[[Callable[..., Any]], Tool]:  # fmt: skip
     """Make a function a tool that steps ask for by `name` (default: the function's own).
 
@@ -82,11 +84,14 @@ def tool(
     in a child process, which the deadline can kill. The function's annotations type its arguments; a first parameter
     named `ctx` receives the Context. `effect` says what may be done when a call was begun and its end is not known:
     `safe` and `idempotent` are called again (with the same key), `verify` asks the `verify` function first, `manual`,
-    the default, waits for a person. Raises InvalidRequest for an unusable name or signature.
+    the default, waits for a person. With a `breaker`, five failures in a row keep the whole fleet from calling it for a
+    while. Raises InvalidRequest for an unusable name or signature.
     """
 
     def decorate(function: Callable[..., Any]) -> Tool:
-        made = _made(function, name, effect, retry, timeout_s, compensate, isolation, verify, orchestrates=False)
+        made = _made(
+            function, name, effect, retry, timeout_s, compensate, isolation, verify, orchestrates=False, breaker=breaker
+        )
         if (effect == "verify") != (verify is not None):
             raise InvalidRequest(
                 f"tool {made.name!r}: effect='verify' and a verify function come together", field="verify"
@@ -115,13 +120,25 @@ def step(
 def _made(
     function: Callable[..., Any], name: str | None, effect: Effect, retry: RetryPolicy | None, timeout_s: float | None,
     compensate: str | None, isolation: Isolation, verify: Callable[..., Any] | None, *, orchestrates: bool,
+    breaker: bool = False,
 ) -> Tool:  # fmt: skip
     chosen = name or function.__name__
     if not _NAME.match(chosen):
         raise InvalidRequest(f"{chosen!r} is no tool name: letters, digits, '_', '.', '-', at most 200", field="name")
     context, arguments = _signature(chosen, function)
     return Tool(
-        chosen, function, effect, retry, timeout_s, compensate, isolation, context, verify, orchestrates, arguments
+        chosen,
+        function,
+        effect,
+        retry,
+        timeout_s,
+        compensate,
+        isolation,
+        context,
+        verify,
+        orchestrates,
+        breaker,
+        arguments,
     )
 
 

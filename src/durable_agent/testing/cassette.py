@@ -11,8 +11,10 @@ from uuid import UUID
 
 import orjson
 
+from durable_agent.agents.kinds import AGENT_KINDS
 from durable_agent.artifacts import KEY, is_reference
 from durable_agent.core.events import dumps
+from durable_agent.core.port import ToolServer
 from durable_agent.core.records import (
     DEFAULT_TENANT,
     Answer,
@@ -34,9 +36,11 @@ from durable_agent.core.records import (
 from durable_agent.engine.export import Export, parse_export
 from durable_agent.errors import FatalError, Unrecorded
 from durable_agent.flow.kinds import KINDS
+from durable_agent.flow.link import Passage
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import run_attempt
+from durable_agent.worker.gates import no_gate
 
 # What a cassette has a result of; the other steps never ran to an end.
 PLAYABLE = ("succeeded", "compensated", "dead_letter")
@@ -67,7 +71,9 @@ class Cassette:
     def play(self, name: str, registry: Registry) -> Played:
         """Make one step again from its record with the registry's tools, and compare."""
         claim = self._claim(self._steps[name])
-        link = _Tape(registry.including(KINDS), {c["sha256"]: c["content"] for c in self.export.contents})
+        link = _Tape(
+            registry.including((*KINDS, *AGENT_KINDS)), {c["sha256"]: c["content"] for c in self.export.contents}
+        )
         outcome = asyncio.run(run_attempt(claim, link.registry, link, limit_bytes=2**31))
         return Played(name, _difference(claim, outcome))
 
@@ -161,6 +167,32 @@ class _Tape:
 
     async def put(self, content: bytes) -> str:
         return ""
+
+    def models(self) -> Any:
+        return None
+
+    def sessions(self) -> Any:
+        return None
+
+    def say(self, effect: int, text: str) -> None:
+        return
+
+    async def pass_gate(self, name: str | None, tokens: int) -> Passage:
+        return _open()
+
+    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
+        return _no_transaction()
+
+    def reading(self) -> AbstractAsyncContextManager[Any]:
+        return _no_transaction()
+
+    async def tool_server(self, name: str) -> Any:
+        return ToolServer(name, None, (), None, "ready", None)
+
+
+def _open() -> Passage:
+    passage: Passage = no_gate()
+    return passage
 
 
 @asynccontextmanager

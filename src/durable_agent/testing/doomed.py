@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from durable_agent.cli.processes import run, worker
 from durable_agent.core.port import AuthorTransaction, Backend
-from durable_agent.core.records import Exchange, Outcome, Token, Verdict
+from durable_agent.core.records import Exchange, Outcome, Verdict
 from durable_agent.settings import read_settings
 from durable_agent.telemetry import configure_logging
 
@@ -48,13 +48,8 @@ class Doomed:
         """Open a transaction whose commit is counted too."""
         return DoomedTransaction(await self._backend.begin(), self)
 
-    async def owned(self) -> frozenset[Token]:
-        """As ever."""
-        return await self._backend.owned()
-
-    async def wait(self, timeout_s: float) -> frozenset[str]:
-        """As ever."""
-        return await self._backend.wait(timeout_s)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)  # what commits nothing of the engine's is as ever
 
 
 class DoomedTransaction:
@@ -94,7 +89,7 @@ def main() -> None:
     commit, side = os.environ.pop("DURABLE_AGENT_CRASH").split(":")
     settings = read_settings()
     configure_logging(settings.log_level, settings.log_format)
-    run(worker(settings, sys.argv[1:], wrap=lambda backend: Doomed(backend, int(commit), side)))
+    run(worker(settings, sys.argv[1:], wrap=lambda backend: cast(Backend, Doomed(backend, int(commit), side))))
 
 
 if __name__ == "__main__":

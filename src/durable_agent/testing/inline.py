@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from durable_agent.agents.kinds import AGENT_KINDS
+from durable_agent.agents.models import WorkerModels
 from durable_agent.artifacts import Artifacts
-from durable_agent.core.records import RunSpec
+from durable_agent.core.records import Limit, RunSpec
 from durable_agent.flow.builder import Graph
 from durable_agent.flow.kinds import KINDS
+from durable_agent.flow.model import ChatModel
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.steps import Step, step_specs
 from durable_agent.flow.tools import Tool
@@ -26,10 +29,12 @@ Answers = Callable[[FakeBackend, FakeWait], None]
 
 async def run_in_memory(
     work: Graph | Sequence[Step], tools: Sequence[Tool] | ModuleType, *, input: Any = None, goal: str | None = None,
-    answers: Answers | None = None, backend: FakeBackend | None = None,
+    answers: Answers | None = None, backend: FakeBackend | None = None, models: Mapping[str, ChatModel] | None = None,
+    budget: Sequence[Limit] = (),
 ) -> FakeRun:  # fmt: skip
     """Run a graph to its end with these tools, and return it. The clock jumps to whatever is due next.
 
+    `models` are the models by name that it finds beside the offline one; "default" is what is asked for by default.
     `answers` is called with the backend and each wait that only a person or a signal can end; it answers by the
     backend's `answer` or `signal`. Raises RuntimeError for a run that waits for what nobody answers.
     """
@@ -38,11 +43,12 @@ async def run_in_memory(
         tools if not isinstance(tools, ModuleType) else [v for v in vars(tools).values() if isinstance(v, Tool)]
     )
     specs = work.specs() if isinstance(work, Graph) else step_specs(work)
-    run_id = engine.submit(RunSpec(specs, goal, input))
+    run_id = engine.submit(RunSpec(specs, goal, input, budget=tuple(budget)))
     with tempfile.TemporaryDirectory(prefix="durable-agent-memory-") as place:
         worker = Worker(
-            engine, found.including(KINDS), 10, poll_s=lambda: 3600.0, grace_s=0.0, payload_limit_bytes=262_144,
+            engine, found.including((*KINDS, *AGENT_KINDS)), 10, poll_s=lambda: 3600.0, grace_s=0.0, payload_limit_bytes=262_144,
             artifact_limit_bytes=67_108_864, artifacts=Artifacts(place), lease_s=1e12, counters=Counters(),
+            models=WorkerModels.from_env({}, models),
         )  # fmt: skip
         worker.beat(time.monotonic(), frozenset())
         working = asyncio.create_task(worker.run())

@@ -62,11 +62,11 @@ from durable_agent.core.records import (
 )
 from durable_agent.core.states import StepStatus
 from durable_agent.core.waits import OVERDUE, Decision, answer_of, approval_digest
-from durable_agent.errors import FatalError
+from durable_agent.testing.absent import NO_DATABASE, Absent
 from durable_agent.testing.state import FakeRun, FakeStep, FakeWait
 
 
-class FakeBackend:
+class FakeBackend(Absent):
     """An engine in memory for one worker; `now_s` is its clock, moved by `advance`."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class FakeBackend:
 
     async def begin(self) -> AuthorTransaction:
         """Refuse: there is no database."""
-        raise FatalError("there is no database in memory; test a step with a transaction on PostgreSQL")
+        raise NO_DATABASE
 
     async def owned(self) -> frozenset[Token]:
         """See `core.port.Backend.owned`."""

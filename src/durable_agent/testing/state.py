@@ -62,6 +62,7 @@ class FakeRun:
     ending: str | None = None
     events: list[tuple[str, Any]] = field(default_factory=list)
     signals: list[tuple[str, Any]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
     parent: FakeRun | None = None
     budgets: list[Budget] = field(default_factory=list)
 

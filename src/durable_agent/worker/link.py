@@ -9,12 +9,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 from durable_agent.artifacts import Artifacts
-from durable_agent.core.port import AuthorTransaction, Backend
+from durable_agent.core.port import AuthorTransaction, Backend, ToolServer
 from durable_agent.core.records import Claim, Failed, FailureClass, Intended, Outcome, Succeeded, Verdict
 from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost, Unrecorded
+from durable_agent.flow.link import Passage
+from durable_agent.flow.llm import Models
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import invoke
+from durable_agent.worker.gates import Gates, no_gate
+from durable_agent.worker.voice import Voice
 
 
 class Desk(Protocol):
@@ -24,6 +28,10 @@ class Desk(Protocol):
     registry: Registry
     artifacts: Artifacts
     payload_limit_bytes: int
+    models: Models
+    sessions: Any
+    gates: Gates
+    voice: Voice
 
     def post(self, outcome: Outcome) -> None:
         """Hand over an outcome on the way."""
@@ -102,6 +110,39 @@ class AttemptLink:
     async def put(self, content: bytes) -> str:
         """See `flow.link.Link.put`."""
         return await self._worker.artifacts.put(content)
+
+    def models(self) -> Models:
+        """See `flow.link.Link.models`."""
+        return self._worker.models
+
+    def sessions(self) -> Any:
+        """See `flow.link.Link.sessions`."""
+        if self._worker.sessions is None:
+            raise FatalError("this worker reaches no tool servers")
+        return self._worker.sessions
+
+    def say(self, effect: int, text: str) -> None:
+        """See `flow.link.Link.say`."""
+        self._worker.voice.say(self._claim.lease, effect, text)
+
+    async def pass_gate(self, name: str | None, tokens: int) -> Passage:
+        """See `flow.link.Link.pass_gate`."""
+        return no_gate() if name is None else await self._worker.gates.passed(name, tokens)
+
+    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
+        """See `flow.link.Link.fenced`."""
+        return self._worker.backend.fenced(claim.lease)
+
+    def reading(self) -> AbstractAsyncContextManager[Any]:
+        """See `flow.link.Link.reading`."""
+        return self._worker.backend.reading()
+
+    async def tool_server(self, name: str) -> ToolServer:
+        """See `flow.link.Link.tool_server`."""
+        found = await self._worker.backend.tool_server(self._claim.lease.tenant, name)
+        if found is None:
+            raise FatalError(f"tool server {name!r} is not registered")
+        return found
 
     async def finish(self, outcome: Outcome) -> Outcome | None:
         """Return the outcome that is left to settle: None when it was committed with the author's transaction."""

@@ -17,11 +17,14 @@ from durable_agent.artifacts import Artifacts
 from durable_agent.core.port import Backend
 from durable_agent.core.records import ON_THE_WAY, Claim, Failed, InDoubt, Outcome, Released, Token, Verdict
 from durable_agent.errors import DatabaseUnavailable, LeaseLost
+from durable_agent.flow.llm import Models
 from durable_agent.flow.registry import Registry
 from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters, logger
 from durable_agent.worker.attempt import DRAINED, run_attempt
+from durable_agent.worker.gates import Gates
 from durable_agent.worker.link import AttemptLink
+from durable_agent.worker.voice import Voice
 
 log = logger("worker")
 
@@ -56,7 +59,11 @@ class Worker:
     artifacts: Artifacts
     lease_s: float
     counters: Counters
+    models: Models
+    sessions: Any = None
     beat_now: Any = None
+    gates: Gates = field(init=False)
+    voice: Voice = field(init=False)
     running: dict[Token, Running] = field(default_factory=dict)
     draining: bool = False
     _outcomes: list[Outcome] = field(default_factory=list)
@@ -66,12 +73,16 @@ class Worker:
     _good_until_s: float = 0.0
     _good: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        self.gates = Gates(self.backend)
+        self.voice = Voice(self.backend)
+
     async def run(self) -> None:
         """Work until drained; on return every lease was settled or given back."""
         async with asyncio.TaskGroup() as group:
-            hints = group.create_task(self._follow_hints(), name="hints")
+            loops = [group.create_task(loop) for loop in (self._follow_hints(), self.gates.run(), self.voice.run())]
             await self._pump(group)
-            await ended([hints])
+            await ended(loops)
 
     def drain(self) -> None:
         """Stop claiming; what runs may finish within the grace, the rest is given back (R12)."""

@@ -10,7 +10,8 @@ from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 -- A run's steps as they stand: the queue's word where a step is in it, else its own row. Index: steps_pk, queue_pk.
 select s.no, s.name, s.kind, s.tool, s.parents, s.children, s.condition, s.edge_conditions,
        case q.state when 'leased' then 'running' when 'ready' then 'ready' when 'scheduled' then 'ready'
-                    when 'held' then 'ready' when 'waiting' then 'waiting' else s.status end as status,
+                    when 'held' then 'ready' when 'capped' then 'ready' when 'waiting' then 'waiting' else s.status end
+         as status,
        coalesce(q.claim_no, s.claim_no) as claim_no, coalesce(q.failures, s.failures) as failures,
        coalesce(q.crashes, s.crashes) as crashes, s.max_attempts, s.max_crashes, s.timeout_s, s.deadline_s, s.retry,
        q.due_at as not_before, coalesce(q.claimed_at, s.started_at) as started_at, s.finished_at,
@@ -40,6 +41,7 @@ where r.tenant = %(tenant)s
   and (%(before)s::uuid is null or r.id < %(before)s::uuid)
   and (%(status)s::text[] is null or r.status = any(%(status)s::text[]))
   and (%(graph)s::text is null or r.graph = %(graph)s::text)
+  and (%(agent)s::text is null or (r.lane = %(agent)s::text and r.agent is not null))
   and (%(q)s::text is null or position(lower(%(q)s::text) in lower(coalesce(r.goal, ''))) > 0)
   and (%(since)s::timestamptz is null or r.id >= uuid_floor(%(since)s::timestamptz))
   and (%(until)s::timestamptz is null or r.id < uuid_floor(%(until)s::timestamptz))
@@ -114,6 +116,11 @@ select
 -- The schema's revision.
 select version_num from alembic_version;
 
+-- name: open_questions
+-- The questions that a run waits with. Index: waits_step.
+select w.id from waits w
+where w.tenant = %(tenant)s and w.run_id = %(run)s and w.state = 'open' and w.kind = 'input' order by w.opened_at;
+
 -- name: list_artifacts
 -- A run's files. Index: artifacts_pk.
 select a.id, a.name, s.name as step, a.media_type, a.sha256, a.bytes, a.at
@@ -132,7 +139,7 @@ from graphs g where g.tenant = %(tenant)s order by g.name, g.registered_at desc 
 
 -- name: get_graph
 -- One graph, in its newest version or the one named. Index: graphs_pk.
-select g.name, g.version, g.registered_at, g.spec as steps, g.input_schema
+select g.name, g.version, g.registered_at, g.spec as steps, g.input_schema, g.budget
 from graphs g
 where g.tenant = %(tenant)s and g.name = %(name)s and (%(version)s::text is null or g.version = %(version)s::text)
 order by g.registered_at desc limit 1;

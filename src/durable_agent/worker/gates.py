@@ -1,0 +1,201 @@
+"""A worker's way through the gates of providers and tools: who waits together asks together, and what is open costs nothing.
+
+A gate that limits nothing and works is asked about every few seconds. One that limits is asked for every passage, in one
+question for all who wait; whether it was shut meanwhile, the commit of each call's intent tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from durable_agent.core.gate import Heard, Passing
+from durable_agent.errors import (
+    DatabaseUnavailable,
+    FatalError,
+    RateLimited,
+    RetryableError,
+    StepError,
+    UnknownOutcome,
+)
+
+T = TypeVar("T")
+
+# How long a gate that was found open and without limits is taken for that.
+KNOWN_S = 2.0
+# An attempt that would wait for longer gives its slot back and is made again then.
+PATIENCE_S = 30.0
+# While slots are in use, the engine is told so this often.
+KEEP_S = 5.0
+MAX_ASKED = 64
+
+
+class Asks(Protocol):
+    """What the gates need of the engine."""
+
+    async def passing(self, name: str, tokens: list[int], in_use: int) -> Passing: ...
+
+    async def heard(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None: ...
+
+    async def hold_slots(self, name: str, slots: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Line:
+    """Those who wait at one gate, and what is known of it."""
+
+    waiting: list[tuple[int, asyncio.Future[float]]] = field(default_factory=list)
+    in_use: int = 0
+    open_until_s: float = 0.0
+    limited: bool = False
+    careful: bool = False
+    asking: asyncio.Task[None] | None = None
+    told_at_s: float = 0.0
+
+
+class Gates:
+    """The gates one worker passes. `run` is owned by the worker's task group."""
+
+    def __init__(self, asks: Asks) -> None:
+        self._asks = asks
+        self._lines: dict[str, Line] = {}
+        self._reports: asyncio.Queue[tuple[str, Heard, float | None, str | None]] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Tell the engine what was heard and which slots are in use, until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_S):
+                    report = await self._reports.get()
+            except TimeoutError:
+                await self._keep()
+                continue
+            await self._tell(*report)
+
+    async def _tell(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None:
+        try:
+            await self._asks.heard(name, what, wait_s, error)
+        except DatabaseUnavailable:
+            return  # the next failure tells it again
+
+    async def _keep(self) -> None:
+        for name, line in self._lines.items():
+            if line.limited and line.in_use:
+                try:
+                    await self._asks.hold_slots(name, line.in_use)
+                except DatabaseUnavailable:
+                    return
+
+    def forget(self, name: str) -> None:
+        """Take note that what was known of a gate is no longer true."""
+        self._lines.setdefault(name, Line()).open_until_s = 0.0
+
+    async def passed(self, name: str, tokens: int) -> Pass:
+        """Return when the gate lets the caller through. Raises RateLimited when that takes longer than an attempt waits."""
+        line = self._lines.setdefault(name, Line())
+        if time.monotonic() >= line.open_until_s or line.limited:
+            future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+            line.waiting.append((tokens, future))
+            if line.asking is None or line.asking.done():
+                line.asking = asyncio.create_task(self._ask(name, line), name=f"gate {name}")
+            start_s = await future
+            if (early_s := start_s - time.monotonic()) > 0:
+                await asyncio.sleep(early_s)
+        line.in_use += 1
+        return Pass(self, name, line)
+
+    async def _ask(self, name: str, line: Line) -> None:
+        """Ask for all who wait, until nobody does."""
+        while True:
+            line.waiting = [(tokens, future) for tokens, future in line.waiting if not future.done()]
+            if not line.waiting:
+                return
+            batch = line.waiting[:MAX_ASKED]
+            asked_s = time.monotonic()
+            try:
+                answer = await self._asks.passing(name, [tokens for tokens, _ in batch], line.in_use)
+            except DatabaseUnavailable as error:
+                self._refuse(line, RetryableError(error.message))
+                return
+            line.limited, line.careful = answer.limits, answer.careful
+            if not (answer.limits or answer.careful):
+                line.open_until_s = asked_s + KNOWN_S
+            for (_, future), start_s in zip(batch, answer.starts, strict=False):
+                if not future.done():
+                    future.set_result(asked_s + start_s)
+            line.waiting = line.waiting[len(answer.starts) :]
+            if line.waiting and len(answer.starts) != len(batch):
+                if answer.wait_s > PATIENCE_S:
+                    self._refuse(
+                        line, RateLimited(f"{name} lets nothing through ({answer.why})", retry_after_s=answer.wait_s)
+                    )
+                    return
+                await asyncio.sleep(answer.wait_s + 0.001)
+
+    def _refuse(self, line: Line, error: Exception) -> None:
+        for _, future in line.waiting:
+            if not future.done():
+                future.set_exception(error)
+        line.waiting = []
+
+    def left(self, name: str, line: Line, error: BaseException | None) -> None:
+        """Take note that a call behind the gate ended; whether it worked is told where it matters."""
+        line.in_use -= 1
+        match error:
+            case None | FatalError():
+                # A refusal is an answer, too: the other side works.
+                if line.careful:
+                    line.careful = False
+                    self._report(name, Heard.WORKED, None, None)
+            case RateLimited():
+                self.forget(name)
+                self._report(name, Heard.HELD, error.retry_after_s, str(error))
+            case RetryableError() | UnknownOutcome() | TimeoutError() | ConnectionError():
+                self.forget(name)
+                line.careful = True
+                self._report(name, Heard.FAILED, None, str(error) or type(error).__name__)
+            case StepError() | Exception() | BaseException():
+                pass  # says nothing of the other side
+
+    def _report(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None:
+        self._reports.put_nowait((name, what, wait_s, error))
+
+
+@dataclass(slots=True)
+class Pass:
+    """A passage through a gate; `through` uses it, `give_back` says that it was not."""
+
+    gates: Gates
+    name: str
+    line: Line
+
+    async def through(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make the call and take note of how it ended."""
+        try:
+            result = await call()
+        except BaseException as error:
+            self.gates.left(self.name, self.line, error)
+            raise
+        self.gates.left(self.name, self.line, None)
+        return result
+
+    def give_back(self) -> None:
+        """Free the slot: the call is not made."""
+        self.line.in_use -= 1
+        self.gates.forget(self.name)
+
+
+def no_gate() -> Any:
+    """Return a passage through no gate."""
+    return _Open()
+
+
+class _Open:
+    async def through(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await call()
+
+    def give_back(self) -> None:
+        return None
