@@ -174,6 +174,48 @@ STATEMENTS = (
       check (state in ('ready', 'scheduled', 'held', 'leased', 'waiting', 'capped'))
     """,
     "create index queue_capped on queue (tenant, run_id) where state = 'capped'",
+    # As before; a week is also kept as long as a run outside it belongs to a tree whose root lies in it.
+    """
+    create or replace function drop_ended_partitions(before timestamptz) returns int language plpgsql as $$
+    declare
+      child text;
+      week timestamptz;
+      low uuid;
+      high uuid;
+      busy boolean;
+      dropped int := 0;
+    begin
+      perform pg_advisory_xact_lock(hashtext('durable_agent.partitions'));
+      for child in
+        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'runs'::regclass and c.relname like 'runs\\_w%' order by c.relname
+      loop
+        week := to_timestamp(right(child, 8), 'YYYYMMDD')::timestamp at time zone 'utc';
+        continue when week + interval '7 days' > before;
+        low := uuid_floor(week);
+        high := uuid_floor(week + interval '7 days');
+        execute format('select exists (select from %I where finished_at is null or finished_at >= %L)', child, before)
+          into busy;
+        continue when busy;
+        select exists (select from runs r where r.origin >= low and r.origin < high and r.id >= high) into busy;
+        continue when busy;
+        -- What a tree may spend is kept while any run of the tree is.
+        select exists (select from runs r where r.root >= low and r.root < high and r.id >= high) into busy;
+        continue when busy;
+        delete from budgets b where b.scope = 'run' and b.owner >= low and b.owner < high;
+        delete from dead_letters d where d.run_id >= low and d.run_id < high;
+        delete from waits w where w.run_id >= low and w.run_id < high;
+        delete from signals s where s.run_id >= low and s.run_id < high;
+        delete from artifacts a where a.run_id >= low and a.run_id < high;
+        execute format('drop table %I, %I, %I, %I', 'effects_' || right(child, 9), 'events_' || right(child, 9),
+                       'steps_' || right(child, 9), child);
+        dropped := dropped + 1;
+      end loop;
+      delete from idempotency_keys k where k.created_at < before;
+      return dropped;
+    end
+    $$
+    """,
     "alter table dead_letters drop constraint dead_letters_reason",
     """
     alter table dead_letters add constraint dead_letters_reason check (reason in ('attempts_exhausted', 'non_retryable',

@@ -19,6 +19,7 @@ from durable_agent.core.states import RunStatus
 from durable_agent.db import reads
 from durable_agent.db.doorbell import Listener
 from durable_agent.db.pool import Database
+from durable_agent.db.sql import load
 from durable_agent.errors import DatabaseUnavailable, NotFound
 
 PAGE: Final = 500
@@ -27,6 +28,8 @@ SLOW_S: Final = 2.0
 FAST_S: Final = 0.25
 # Hints that come while it looks, and for twice as long after, share the next look; at least so long.
 COALESCE_S: Final = 0.002
+DELTA: Final = "llm.delta"
+DELTAS = load("deltas")
 
 Key = tuple[Tenant, UUID]
 
@@ -38,6 +41,20 @@ class Watcher:
     key: Key
     seq: int
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    speaking: bool = False
+    heard: dict[tuple[int, int, int], int] = field(default_factory=dict)
+
+    def fresh(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the pieces of answers that this watcher has not heard, as frames without a number."""
+        frames = []
+        for row in rows:
+            key = row["step_no"], row["effect"], row["claim_no"]
+            if row["piece"] > self.heard.get(key, -1):
+                self.heard[key] = row["piece"]
+                data = {name: row[name] for name in ("effect", "claim_no", "piece", "text")}
+                frame = {"seq": None, "type": DELTA, "run_id": str(self.key[1]), "step": row["step"]}
+                frames.append({**frame, "at": row["at"], "data": data})
+        return frames
 
 
 class Hub:
@@ -73,9 +90,10 @@ class Hub:
         params = {"tenants": [tenant for tenant, _ in keys], "runs": [run for _, run in keys]}
         async with self._db.reading() as conn:
             found = await (await conn.execute(reads.READS.news, params)).fetchall()
-        for tenant, run_id, last_seq, status in found:
+        for tenant, run_id, last_seq, status, speaking in found:
             for watcher in self._watchers.get((tenant, run_id), ()):
-                if last_seq > watcher.seq or RunStatus(status).final:
+                watcher.speaking = watcher.speaking or speaking
+                if last_seq > watcher.seq or speaking or RunStatus(status).final:
                     watcher.news.set()
 
     @contextmanager
@@ -102,19 +120,28 @@ async def follow(
     """Yield pages of a run's events after a number: first what is recorded, then what comes, without gap or repeat.
 
     Ends after the run's final event (a redrive goes on with new ones). An outage of the database is waited out; an
-    empty page says that nothing came for a while. Raises NotFound.
+    empty page says that nothing came for a while. What models say meanwhile comes between, as frames without a number.
+    Raises NotFound.
     """
     await _require(db, tenant, run_id)
     with hub.watch(tenant, run_id, after) as watcher:
         while True:
             watcher.news.clear()
+            said: list[dict[str, Any]] = []
             try:
                 async with db.reading() as conn:
+                    if watcher.speaking:
+                        watcher.speaking = False
+                        said = watcher.fresh(
+                            await reads.rows(conn, DELTAS.of_run, {"tenant": tenant, "run": run_id})
+                        )
                     rows = await reads.events(conn, tenant, run_id, after=watcher.seq, limit=PAGE)
                     head = await reads.rows(conn, reads.READS.run_exists, {"tenant": tenant, "run": run_id})
             except DatabaseUnavailable:
                 await asyncio.sleep(FAST_S)
                 continue
+            if said:
+                yield said
             if rows:
                 if [row["seq"] for row in rows] != list(range(watcher.seq + 1, watcher.seq + 1 + len(rows))):
                     raise RuntimeError(f"run {run_id} has a gap in its events after {watcher.seq}; run doctor")

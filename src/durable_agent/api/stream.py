@@ -126,7 +126,8 @@ async def sse(state: State, tenant: Tenant, run_id: UUID, after: int) -> AsyncIt
         if not page:
             yield b": nothing new\n\n"
         for event in page:
-            yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event["seq"], event["type"].encode(), orjson.dumps(event))
+            number = b"id: %d\n" % event["seq"] if event["seq"] is not None else b""  # a piece of an answer has none
+            yield number + b"event: %s\ndata: %s\n\n" % (event["type"].encode(), orjson.dumps(event))
 
 
 async def _run_events(state: State, tenant: Tenant) -> AsyncIterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from durable_agent.errors import InvalidRequest
 _RUN = (
     "id", "status", "goal", "graph", "input", "metadata", "error", "steps_total", "steps_left", "last_seq", "created_at",
     "started_at", "finished_at", "graph_version", "started_by", "parent_run", "parent_step", "origin", "mode", "from_step",
-    "root", "agent", "calls", "input_tokens", "output_tokens", "microusd", "paused_for", "paused_until",
+    "root", "calls", "input_tokens", "output_tokens", "microusd", "paused_for", "paused_until",
 )  # fmt: skip
 _STEP = (
     "no", "name", "kind", "tool", "status", "failures", "crashes", "claim_no", "max_attempts", "max_crashes", "not_before",
@@ -26,6 +26,8 @@ def run_view(run: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict
     names = [step["name"] for step in steps]
     return {
         **{name: run[name] for name in _RUN},
+        "agent": run["lane"] if run["agent"] is not None else None,
+        "agent_id": run["agent"],
         "steps": [
             {
                 **{name: step[name] for name in _STEP},

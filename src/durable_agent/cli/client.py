@@ -113,6 +113,8 @@ async def events(url: str, run_id: str, *, after: int = 0) -> AsyncIterator[dict
             async with connect(f"{base}/ws/{run_id}?after={after}", additional_headers=headers(), proxy=None) as socket:
                 async for text in socket:
                     event = orjson.loads(text)
+                    if event["seq"] is None:
+                        continue  # a piece of an answer that is being written: not part of the history
                     after, tries = event["seq"], 0
                     yield event
                 code, reason = socket.close_code or 1006, socket.close_reason or ""

@@ -25,6 +25,10 @@ CREATE FUNCTION drop_ended_partitions(before timestamp with time zone) RETURNS i
         continue when busy;
         select exists (select from runs r where r.origin >= low and r.origin < high and r.id >= high) into busy;
         continue when busy;
+        -- What a tree may spend is kept while any run of the tree is.
+        select exists (select from runs r where r.root >= low and r.root < high and r.id >= high) into busy;
+        continue when busy;
+        delete from budgets b where b.scope = 'run' and b.owner >= low and b.owner < high;
         delete from dead_letters d where d.run_id >= low and d.run_id < high;
         delete from waits w where w.run_id >= low and w.run_id < high;
         delete from signals s where s.run_id >= low and s.run_id < high;

@@ -13,6 +13,7 @@ from durable_agent.core.states import RunStatus
 from durable_agent.db import reads
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
+from durable_agent.engine.gate import GATES
 from durable_agent.errors import NotFound
 
 EXPLAIN = load("explain")
@@ -31,6 +32,8 @@ class Reason(StrEnum):
     WORKER_SUSPECTED = "worker_suspected"
     LEASE_EXPIRED = "lease_expired"
     PAUSED = "paused"
+    BUDGET = "budget"
+    AGENT_BUSY = "agent_busy"
     WAITS_FOR_APPROVAL = "waits_for_approval"
     WAITS_FOR_INPUT = "waits_for_input"
     WAITS_FOR_SIGNAL = "waits_for_signal"
@@ -77,7 +80,9 @@ async def explain(db: Database, tenant: Tenant, run_id: UUID) -> Explanation:
         if status.final:
             return Explanation(run_id, status, _ended(run), ())
         rows = await reads.rows(conn, EXPLAIN.unfinished, where)
-        looking = _Look(conn, where, await reads.rows(conn, EXPLAIN.living, {}), await _open_parents(conn, where, rows))
+        gates = await reads.rows(conn, GATES.closed_to, {"tenant": tenant})
+        living, parents = await reads.rows(conn, EXPLAIN.living, {}), await _open_parents(conn, where, rows)
+        looking = _Look(conn, where, living, parents, gates)
         reasons = tuple([await looking.at(row) for row in rows])
     done = run["steps_total"] - run["steps_left"]
     text = f"the run is {status.value}: {done} of {run['steps_total']} steps are done"
@@ -110,6 +115,7 @@ class _Look:
     where: dict[str, Any]
     living: list[dict[str, Any]]
     parents: dict[int, list[str]]
+    gates: list[dict[str, Any]]
 
     async def at(self, row: dict[str, Any]) -> StepReason:
         match row["state"]:
@@ -123,6 +129,11 @@ class _Look:
                 return self._ready(row)
             case "waiting":
                 return waiting(row)
+            case "capped":
+                text = (
+                    f"ready for {row['ready_s']:.1f} s; its agent has as many runs under way as it may (`concurrency`)"
+                )
+                return StepReason(row["name"], Reason.AGENT_BUSY, text, {"ready_s": _s(row["ready_s"])})
             case _:
                 return self._waiting(row)
 
@@ -147,6 +158,10 @@ class _Look:
             text = f"worker {worker} lost its liveness connection; it beats again or its lease ends within a second"
             return StepReason(row["name"], Reason.WORKER_SUSPECTED, text, facts)
         text = f"runs on worker {worker} for {row['running_s']:.1f} s; last beat {beat:.1f} s ago"
+        if self.gates:
+            # Which of them it may be waiting at only the worker knows: it has not asked for the call yet.
+            shut = ", ".join(f"{g['name']} ({g['state'] if g['state'] != 'closed' else 'held'})" for g in self.gates)
+            text, facts = f"{text}; shut for everybody: {shut}", {**facts, "gates": self.gates}
         return StepReason(row["name"], Reason.RUNNING, text, facts)
 
     async def _scheduled(self, row: dict[str, Any]) -> StepReason:
@@ -160,6 +175,14 @@ class _Look:
     async def _held(self, row: dict[str, Any]) -> StepReason:
         last = await reads.rows(self.conn, EXPLAIN.last_word, {**self.where, "type": "run.paused", "no": None})
         by, since = (last[0]["data"].get("by"), last[0]["at"].isoformat()) if last else (None, None)
+        if last and (budget := last[0]["data"].get("budget")):
+            of = f"{budget['scope']}'s" if budget["scope"] == "agent" else "run's"
+            text = (
+                f"the {of} budget of {budget['meter']} ({budget['cap']}) is used up since {since}; "
+                + ("it goes on as the window moves, or" if budget.get("window_s") else "it goes on")
+                + (" when the agent's limit is raised" if budget["scope"] == "agent" else " after POST /runs/ID/budget")
+            )
+            return StepReason(row["name"], Reason.BUDGET, text, {"since": since, "budget": budget})
         text = f"the run is paused by {by or 'unknown'} since {since}; resume it"
         return StepReason(row["name"], Reason.PAUSED, text, {"by": by, "since": since})
 

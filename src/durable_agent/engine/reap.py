@@ -15,6 +15,7 @@ from uuid import UUID
 import psycopg
 
 from durable_agent.core.records import Lease, RunId, Tenant, Token, Verdict
+from durable_agent.db.arrays import literals
 from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
@@ -24,8 +25,9 @@ from durable_agent.engine.caps import release_after, release_all
 from durable_agent.engine.claim import Step, idempotency_key
 from durable_agent.engine.conclude import cancel_failed, ended_children
 from durable_agent.engine.exchange import SESSIONS, wind_up
+from durable_agent.engine.gate import GATES
 from durable_agent.engine.grant import settle_budgets
-from durable_agent.engine.journal import Journal, read_now
+from durable_agent.engine.journal import EFFECTS, Journal, read_now
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Lost, Settlement, read
 from durable_agent.engine.waiting import settle_waiting
@@ -46,6 +48,7 @@ CHILDREN_S = 5.0
 PARTITIONS_S = 3600.0
 
 RETENTION = load("retention")
+DELTAS = load("deltas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,7 @@ class Upkeep:
             lost = [x for x in found if x.lease.token in still and (x.lease.run_id, x.lease.step_no) in rows]
             if any(rows[x.lease.run_id, x.lease.step_no].effect for x in lost):
                 lost = await _with_keys(conn, lost)
+            lost = await _with_progress(conn, lost)
             settlement.settle(lost, [rows[x.lease.run_id, x.lease.step_no] for x in lost])
             await wind_up(conn, settlement, Promotion(journal))
             await settlement.spend(conn)
@@ -253,11 +257,23 @@ class Upkeep:
     async def _sweep(self, conn: Connection) -> None:
         """Do what need not be done often: clock set back, dead sessions, defects, partitions."""
         await conn.execute(SESSIONS.clamp, {"ttl_s": self.ttl_s})
+        await conn.execute(DELTAS.forget)
+        await conn.execute(GATES.drop_slots)
         for (worker,) in await (await conn.execute(SESSIONS.bury)).fetchall():
             log.info("worker_lost", worker=worker)
         for tenant, run_id in await (await conn.execute(SESSIONS.stranded)).fetchall():
             self.counters.stranded += 1
             log.error("run_stranded", tenant=tenant, run=str(run_id), hint="a defect: run durable-agent doctor")
+
+
+async def _with_progress(conn: Connection, lost: Sequence[Lost]) -> list[Lost]:
+    """Return the losses, telling of each whether its lease had got the step on: what it recorded is not done again."""
+    leases = [(x.lease.tenant, x.lease.run_id, x.lease.step_no, x.lease.claim_no) for x in lost]
+    if not leases:
+        return []
+    cursor = await conn.execute(EFFECTS.progressed, literals(("tenants", "runs", "nos", "claim_nos"), leases))
+    found = set(await cursor.fetchall())
+    return [replace(x, progress=(x.lease.run_id, x.lease.step_no, x.lease.claim_no) in found) for x in lost]
 
 
 async def _with_keys(conn: Connection, lost: Sequence[Lost]) -> list[Lost]:

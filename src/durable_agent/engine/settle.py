@@ -56,12 +56,16 @@ EXPIRED, SESSION_LOST, DEADLINE = "expired", "session_lost", "deadline"
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The reaper's word about a lease: `why` is one of expired, session_lost, deadline; `key` is its step's."""
+    """The reaper's word about a lease: `why` is one of expired, session_lost, deadline; `key` is its step's.
+
+    `progress`: the lease got the step on, so it counts as the first that was lost.
+    """
 
     lease: Lease
     why: str
     worker: str | None
     key: str | None = None
+    progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +297,7 @@ class Settlement:
             self._bury(head, step, outcome.lease, failures, step.crashes, reason, outcome.failure, error)
 
     def _lose(self, head: Head, step: Step, outcome: Lost) -> None:
-        crashes = step.crashes + 1
+        crashes = 1 if outcome.progress else step.crashes + 1
         if step.effect == EffectClass.MANUAL:
             message = f"worker {outcome.worker or 'unknown'} was lost while it called {step.tool!r}"
             doubt = InDoubt(outcome.lease, 0, step.tool, message)
@@ -379,7 +383,7 @@ def policy_from(text: str, max_attempts: int) -> RetryPolicy:
 
 # What a dead letter says when its failure has a name of its own.
 _REASONS: dict[str, str] = {
-    "Rejected": "rejected", "Expired": "expired", "Refused": "refused",
+    "Rejected": "rejected", "Expired": "expired", "Refused": "refused", "MaxSteps": "max_steps",
     FailureClass.UNKNOWN_EFFECT: "unknown_effect", FailureClass.DIVERGED: "diverged", FailureClass.BUDGET: "budget",
 }  # fmt: skip
 

@@ -149,7 +149,7 @@ class Graph:
             raise self._wrong("no node can be the first: each waits for another", "edge")
         specs = [self._spec(name, node) for name, node in self._nodes.items()]
         specs += [
-            Step(name, tool, None, StepKind.POLICY, (source,)).spec()
+            Step(name, tool, None, StepKind.POLICY, (source,), queue="default").spec()
             for (source, _), (name, tool) in self._asked.items()
         ]
         plan(specs, max_steps=100_000)

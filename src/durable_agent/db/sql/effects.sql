@@ -62,6 +62,13 @@ cross join lateral (
   where e.tenant = d.tenant and e.run_id = d.run_id and e.step_no = d.no and e.no = d.effect limit 1
 ) e;
 
+-- name: progressed
+-- Which of some leases recorded the end of an effect: a step that gets on is no poison pill. Index: effects_pk.
+select distinct e.run_id, e.step_no, e.claim_no
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[]) d(tenant, run_id, no, claim_no)
+join effects e on e.tenant = d.tenant and e.run_id = d.run_id and e.step_no = d.no and e.claim_no = d.claim_no
+where e.state in ('done', 'failed');
+
 -- name: open_effects
 -- The effects of a run that were begun and not ended. Index: effects_pk by the run.
 select e.step_no, e.no, e.name

@@ -35,7 +35,7 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s order by s.no;
 -- name: list_runs
 -- Runs, newest first, by filters and from a cursor. Index: runs_pk backwards, with a filter for a status.
 select r.id, r.status, r.goal, r.graph, r.steps_total, r.steps_left, r.last_seq, r.created_at, r.started_at, r.finished_at,
-       r.error, r.lane as agent, r.calls, r.input_tokens, r.output_tokens, r.microusd
+       r.error, case when r.agent is not null then r.lane end as agent, r.calls, r.input_tokens, r.output_tokens, r.microusd
 from runs r
 where r.tenant = %(tenant)s
   and (%(before)s::uuid is null or r.id < %(before)s::uuid)
@@ -60,8 +60,10 @@ where e.tenant = %(tenant)s and e.run_id = %(run)s and e.seq > %(after)s
 order by e.seq limit %(limit)s;
 
 -- name: news
--- How far the histories of some runs go: what a hint makes the watchers look at. Index: runs_pk.
-select r.tenant, r.id, r.last_seq, r.status
+-- How far the histories of some runs go, and whether a model is speaking in them: what a hint makes the watchers look at.
+-- Index: runs_pk, deltas_pk.
+select r.tenant, r.id, r.last_seq, r.status,
+       exists (select from deltas d where d.tenant = r.tenant and d.run_id = r.id and d.at > engine_now() - interval '2 seconds')
 from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
 join runs r on r.tenant = d.tenant and r.id = d.id;
 
