@@ -6,6 +6,7 @@ children with it.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -49,6 +50,8 @@ class Zygote:
 def main() -> None:
     """Fork until the parent closes the pipe."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     for line in sys.stdin:
         name = line.split()[1]
         parent = os.getpid()

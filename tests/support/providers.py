@@ -90,6 +90,7 @@ class ProviderStub:
         self.seen: list[Seen] = []
         self.came = asyncio.Event()
         self._script: deque[Answer | Failure] = deque()
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def url(self) -> str:
@@ -102,11 +103,21 @@ class ProviderStub:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer requests until one is cut or the client leaves."""
+        task: Any = asyncio.current_task()
+        self._serving[task] = writer
         with suppress(Cut, ConnectionError):
             while (seen := await _request(reader)) is not None:
                 await self._answer(seen, reader, writer)
                 await writer.drain()
         writer.close()
+        del self._serving[task]
+
+    async def hang_up(self) -> None:
+        """Close what connections are left."""
+        serving = dict(self._serving)
+        for writer in serving.values():
+            writer.transport.abort()
+        await asyncio.gather(*serving)
 
     async def _answer(self, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         match seen.path:
@@ -461,6 +472,7 @@ async def provider_stub(port: int = 0) -> AsyncIterator[ProviderStub]:
         yield stub
     finally:
         server.close()
+        await stub.hang_up()
 
 
 async def _main(port: int) -> None:

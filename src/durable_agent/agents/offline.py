@@ -37,6 +37,9 @@ class OfflineModel:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
 
+    async def ready(self) -> None:
+        """Return: there is nothing to wait for."""
+
     async def reply(self, request: Request, listener: Listener) -> Reply:
         """Return the answer; the listener hears its words one by one, and its tokens as they come."""
         return self._said(request, self._answer(request), listener)

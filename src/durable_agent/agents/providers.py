@@ -61,6 +61,10 @@ class PydanticAIModel:
     def __repr__(self) -> str:
         return f"PydanticAIModel({self.provider!r}, {self.name!r})"
 
+    async def ready(self) -> None:
+        """Return when the client is made. Raises FatalError when its library is missing."""
+        await self._model()
+
     async def reply(self, request: Request, listener: Listener) -> Reply:
         """Return the model's answer; see `ChatModel.reply`. What is cut off is guessed where the provider told nothing."""
         heard = _Heard(request, listener)

@@ -131,11 +131,15 @@ def worker(
 @app.command()
 def migrate(database_url: DatabaseUrl = None, data_dir: Data = None) -> None:
     """Bring the database's schema to this version's; any number may run at once."""
+    import asyncio
+
     from durable_agent import migrate as migrations
     from durable_agent.cli.database import url_for
+    from durable_agent.cli.processes import checkpoint_tables
 
     with url_for(settings_for(database_url, data_dir)) as (_, direct_url):
         print(f"schema {migrations.upgrade(direct_url)}")
+        asyncio.run(checkpoint_tables(direct_url))
 
 
 @app.command()
@@ -191,6 +195,20 @@ def check_deploy(
         print(f"{looked} open steps: {len(found)} mismatches" if found else f"{looked} open steps: the new code fits")
     if found:
         raise typer.Exit(1)
+
+
+@app.command()
+def mcp(
+    url: Url = None,
+    tools: Annotated[bool, typer.Option("--tools", help="Serve web_search, read_url and calculator; no engine.")] = False,
+    http: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="A loopback port; default: standard input and output.")
+    ] = None,
+) -> None:
+    """Serve MCP: runs are started, watched, explained and answered from an MCP client."""
+    from durable_agent.cli.mcp import command
+
+    command(url, tools, http)
 
 
 @app.command()

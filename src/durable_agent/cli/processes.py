@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import importlib.util
 import os
 import signal
 import socket
@@ -193,6 +194,15 @@ async def _work(
         await heart.stop()
         await ended(loops)
     log.info("worker_stopped", worker=offer.worker, settled=counters.settled)
+
+
+async def checkpoint_tables(direct_url: str) -> None:
+    """Make the tables of LangGraph's checkpoints, where that extra is installed; nothing otherwise."""
+    if importlib.util.find_spec("langgraph") is None:
+        return
+    from durable_agent.agents.langgraph import setup
+
+    await setup(direct_url)
 
 
 async def keep_prices(db: Database, models: WorkerModels) -> None:

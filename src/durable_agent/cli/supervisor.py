@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 import httpx2
 
 from durable_agent import migrate
-from durable_agent.cli.processes import DEMO, dying_with, until_registered
+from durable_agent.cli.processes import DEMO, checkpoint_tables, dying_with, until_registered
 from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.errors import DurableAgentError, InvalidRequest, OutsideError
 from durable_agent.hosting import default_data_dir
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 from durable_agent.telemetry import logger
+from durable_agent.vault import secret_beside
 
 log = logger("up")
 
@@ -215,6 +216,7 @@ async def stack(settings: Settings, *, workers: int, modules: Sequence[str] = ()
         else:
             database_url, direct_url = settings.database_url or "", settings.direct_url or ""
         await asyncio.to_thread(migrate.upgrade, direct_url)
+        await checkpoint_tables(direct_url)
         made = _make(settings, database_url, direct_url, postgres, workers, modules)
         try:
             await made.start()
@@ -234,8 +236,11 @@ def _make(
     given = {
         "DATABASE_URL": database_url, "DATABASE_DIRECT_URL": direct_url, "DURABLE_AGENT_HOST": settings.host,
         "PORT": str(port), "DURABLE_AGENT_LOG_LEVEL": settings.log_level, "DURABLE_AGENT_LOG_FORMAT": settings.log_format,
-        "MAX_CONCURRENT_TASKS": str(settings.max_concurrent_tasks),
+        "MAX_CONCURRENT_TASKS": str(settings.max_concurrent_tasks), "DURABLE_AGENT_ARTIFACTS": settings.artifacts_place,
+        "DURABLE_AGENT_SECRET_KEY": settings.secret_key,
     }  # fmt: skip
+    if postgres is not None and not settings.secret_key:
+        given["DURABLE_AGENT_SECRET_KEY"] = secret_beside(settings.data_dir or default_data_dir())
     prefixed = settings.log_format == "console"
     api = Child("api", ("api",), given, prefixed)
     made = [

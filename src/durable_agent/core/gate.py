@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 # A passage is used a moment after its time; so much of a rate is left unused that no second holds more than it allows.
-MARGIN: Final = 0.95
+MARGIN: Final = 0.9
 # How far ahead passages are given: what comes later asks again, and hears of a hold before it is sent.
 AHEAD_S: Final = 0.25
 # So many failures in a row open the breaker, for so long at first and at most.

@@ -61,7 +61,7 @@ class Order:
     """A call that is more than a tool with its arguments: of a model, or of a tool whose failure is an answer, too.
 
     `request` is recorded in place of the arguments. `terms` are asked for when it is not recorded yet and is to be made:
-    by `make`, given the effect's number and key. `used` tells from the result what it took; `partial`, when it is cut off,
+    by `make`, given the effect's number and key, once it is `ready` to be made at once. `used` tells from the result what it took; `partial`, when it is cut off,
     what it had taken by then.
     """
 
@@ -70,6 +70,7 @@ class Order:
     used: Callable[[Any], Used | None]
     partial: Callable[[], Used | None]
     make: Callable[[int, str], Awaitable[Any]]
+    ready: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ class Calls:
                 settled = await self._recover(found, begun, under_way)
                 if settled is not None:
                     return settled[0]
+        if order is not None and order.ready is not None:
+            await order.ready()
         terms = order.terms() if order is not None else Terms(gate=f"tool:{tool.name}" if tool.breaker else None)
         intent = Intended(
             self.claim.lease, begun.no, tool.name, begun.effect, request, sha, begun.key, tool.compensate, approval,
@@ -152,6 +155,9 @@ class Calls:
                 verdict = await self.link.tell(intent)
                 if verdict is not Verdict.HELD:
                     await self._heed(verdict, intent.name, own)
+                    while passage.late():
+                        passage.give_back()
+                        passage = await self.link.pass_gate(intent.gate, tokens)
                     return passage
             except BaseException:
                 passage.give_back()

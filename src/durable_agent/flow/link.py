@@ -20,6 +20,10 @@ class Passage(Protocol):
         """Make the call and take note of how it ended."""
         ...
 
+    def late(self) -> bool:
+        """Whether its time is over: used now, it would be in somebody else's."""
+        ...
+
     def give_back(self) -> None:
         """Free it: the call is not made."""
         ...

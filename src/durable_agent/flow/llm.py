@@ -139,6 +139,9 @@ async def converse(call: Caller, way: Way, said: Conversation, asked: Asked) -> 
         cost, source = models.cost_microusd(model.provider, reply.model or model.name, reply.usage)
         return {**reply.to_json(), "provider": model.provider, "microusd": cost, "price": source}
 
+    async def ready() -> None:
+        await models.resolve(asked.model).ready()
+
     def used(result: Any) -> Used:
         usage = Usage(**result["usage"])
         facts = {name: result[name] for name in ("model", "provider", "price")}
@@ -147,7 +150,7 @@ async def converse(call: Caller, way: Way, said: Conversation, asked: Asked) -> 
     def partial() -> Used | None:
         return ears[-1].so_far(models) if ears else None
 
-    reply = Reply.from_json(await call(LLM, Order(_recorded(said, asked), terms, used, partial, make)))
+    reply = Reply.from_json(await call(LLM, Order(_recorded(said, asked), terms, used, partial, make, ready)))
     said.answered(reply)
     return reply
 

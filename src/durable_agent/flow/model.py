@@ -130,6 +130,10 @@ class ChatModel(Protocol):
         """The size of its context window."""
         ...
 
+    async def ready(self) -> None:
+        """Return when a call has nothing to wait for but the provider: libraries are loaded, clients are made."""
+        ...
+
     async def reply(self, request: Request, listener: Listener) -> Reply:
         """Return the model's answer; `listener` hears it come.
 

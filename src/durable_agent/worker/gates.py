@@ -31,6 +31,8 @@ PATIENCE_S = 30.0
 # While slots are in use, the engine is told so this often.
 KEEP_S = 5.0
 MAX_ASKED = 64
+# A passage that is used so long after its time would make a second hold more than the rate (see `core.gate.MARGIN`).
+LATE_S = 0.04
 
 
 class Asks(Protocol):
@@ -105,7 +107,7 @@ class Gates:
             if (early_s := start_s - time.monotonic()) > 0:
                 await asyncio.sleep(early_s)
         line.in_use += 1
-        return Pass(self, name, line)
+        return Pass(self, name, line, time.monotonic())
 
     async def _ask(self, name: str, line: Line) -> None:
         """Ask for all who wait, until nobody does."""
@@ -171,6 +173,7 @@ class Pass:
     gates: Gates
     name: str
     line: Line
+    since_s: float
 
     async def through(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make the call and take note of how it ended."""
@@ -181,6 +184,10 @@ class Pass:
             raise
         self.gates.left(self.name, self.line, None)
         return result
+
+    def late(self) -> bool:
+        """See `flow.link.Passage.late`."""
+        return self.line.limited and time.monotonic() > self.since_s + LATE_S
 
     def give_back(self) -> None:
         """Free the slot: the call is not made."""
@@ -196,6 +203,9 @@ def no_gate() -> Any:
 class _Open:
     async def through(self, call: Callable[[], Awaitable[T]]) -> T:
         return await call()
+
+    def late(self) -> bool:
+        return False
 
     def give_back(self) -> None:
         return None
