@@ -24,8 +24,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: env ## everything at once: embedded PostgreSQL, API, two workers, a run, a kill -9, the end
 	$(BIN)/durable-agent demo $(ARGS)
 
-up: env ## the whole system, until Ctrl-C
-	$(BIN)/durable-agent up $(ARGS)
+up: env ## the whole system with the demo's tools and the examples, until Ctrl-C
+	$(BIN)/durable-agent up --import durable_agent.flow.demo --import workers.examples.research_swarm \
+	  --import workers.examples.triage --import workers.examples.vendor_onboarding $(ARGS)
 
 test: env ## the suite: on the embedded PostgreSQL, on Debian's 15 where it is installed, and with LISTEN off
 	TEST_POSTGRES=embedded $(BIN)/pytest -n 2 $(ARGS)

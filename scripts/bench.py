@@ -4,7 +4,7 @@
 
 W1 drain 5,000 one-step runs with 2 workers · W2 300 chains of 10 · W3 20 × (1 → 50 → 1) · W4 one run at a time ·
 W5 submissions · W6 SIGKILL in a step → running elsewhere · W7 W1 beside 200,000 other steps ·
-W8 recorded effects, resuming, approvals, replay · idle queries · memory.
+W8 recorded effects, resuming, approvals, replay · W9 agents, reservations · idle queries · memory.
 PostgreSQL has its default settings but for room for WAL, with fsync on. Figures are medians of rounds.
 """
 
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from harness import effects, yardstick
+from harness import agents, effects, yardstick
 from harness.loopback import Connection, until_closed
 from harness.stand import API_PORT, WORKERS, Bench, chain, fan, run, step
 from harness.zygote import Zygote
@@ -243,10 +243,10 @@ def main() -> None:
     """Measure everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--only", help="comma-separated: W1,W2,W3,W4,W5,W6,W7,W8,idle")
+    parser.add_argument("--only", help="comma-separated: W1,W2,W3,W4,W5,W6,W7,W8,W9,idle")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    wanted = set(given.only.split(",")) if given.only else {"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "idle"}
+    wanted = set(given.only.split(",")) if given.only else {"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "idle"}
     with (
         tempfile.TemporaryDirectory(prefix="durable-agent-bench-", dir="/var/tmp", ignore_cleanup_errors=True) as made,
         ExitStack() as stack,
@@ -290,6 +290,8 @@ def measure_all(bench: Bench, wanted: set[str], repeat: int) -> dict[str, Any]:
         figures["W6 false losses in 50 cuts of liveness"] = str(false_losses(bench, 50))
     if "W8" in wanted:
         figures.update(effects.measure(bench, zygote, repeat, quantiles))
+    if "W9" in wanted:
+        figures.update(agents.measure(bench, repeat, quantiles))
     if "idle" in wanted:
         figures["idle worker, queries/s"] = idle(bench)
     return figures

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,10 @@ class Bench:
         self._stack.callback(made.close)
         return made
 
+    def closing(self, close: Callable[[], None]) -> None:
+        """Call it when the bench ends."""
+        self._stack.callback(close)
+
     def query(self, query: str, *params: Any) -> list[Any]:
         """Return rows."""
         with psycopg.connect(self.admin_url, autocommit=True) as conn:
@@ -103,7 +107,7 @@ class Bench:
     def clean(self) -> None:
         """Empty every table."""
         self.query(
-            "truncate runs, steps, queue, events, effects, waits, signals, dead_letters, workers, idempotency_keys"
+            "truncate runs, steps, queue, events, effects, waits, signals, dead_letters, workers, idempotency_keys, budgets, deltas"
         )
         self.settle()
 

@@ -11,7 +11,7 @@ import psycopg
 from durable_agent.core.effects import effect_key
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.gate import Heard
-from durable_agent.core.records import DEFAULT_TENANT, Claim, EffectClass, Intended, Verdict
+from durable_agent.core.records import DEFAULT_TENANT, Claim, EffectClass, Intended, Released, Verdict
 from durable_agent.engine import gate
 from durable_agent.engine.explain import explain
 from tests.support.postgres import Database
@@ -55,7 +55,7 @@ async def test_eight_sessions_together_keep_to_one_rate(engine: Engine, database
         for session in sessions:
             done = await gate.passing(engine.pools, DEFAULT_TENANT, NAME, session, [1] * 10, in_use=0)
             granted += [second + start for start in done.starts]
-        database.move_clock(1.0)
+        database.move_clock(second + 1.0)
     assert 3 <= len(granted) <= 33
 
 
@@ -106,3 +106,23 @@ async def test_only_the_session_that_probes_may_call_through_a_gate_that_is_half
     await prober.succeed(mine)
     await other.succeed(theirs)
     assert (await engine.run(run))["status"] == "completed"
+
+
+async def test_a_step_given_back_at_a_shut_gate_is_not_counted_and_says_what_it_waits_for(
+    engine: Engine, database: Database
+) -> None:
+    run = await engine.submit(run_of(step("a")))
+    hand = engine.hand()
+    await gate.heard(engine.pools, DEFAULT_TENANT, NAME, uuid4(), Heard.HELD, wait_s=60.0, error="slow down")
+    for turn in range(1, 10):
+        (claim,) = await hand.claim()
+        await hand.settle(Released(claim.lease, 50.0))
+        assert await hand.claim() == []
+        told = (await explain(engine.pools, DEFAULT_TENANT, run)).steps[0]
+        assert (told.reason, NAME in told.text or "a gate" in told.text) == ("gate_shut", True)
+        database.move_clock(51 * turn)
+        hand.beat()
+        await engine.reap()
+    (claim,) = await hand.claim()
+    assert (claim.attempt, claim.crashes) == (1, 0)
+    await hand.succeed(claim)

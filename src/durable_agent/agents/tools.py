@@ -21,6 +21,7 @@ from html.parser import HTMLParser
 from typing import Any, Literal, cast
 from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
+from durable_agent.agents.hidden import hides, shown
 from durable_agent.egress import Egress, Page
 from durable_agent.errors import FatalError, InvalidRequest, RateLimited, RetryableError
 from durable_agent.flow.context import Context
@@ -48,11 +49,6 @@ BITS_LIMIT = 4_096
 # Beyond this, JSON's readers take a whole number for another one.
 EXACT = 2**53
 
-# C0 and C1 but tab and newline, zero-width and direction marks, specials, surrogates, the invisible tag alphabet.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", re.IGNORECASE)
 # Codecs of text only: others are slow, or no encoding of text at all.
 _CODECS = re.compile(
@@ -243,7 +239,7 @@ def _readable(page: Page) -> tuple[str, str]:
             _parse(read, _decoded(page))
             return _line("".join(read.title), TITLE_LIMIT), read.text()
         case kind if _TEXT_TYPES.fullmatch(kind) or (not kind and b"\0" not in page.content[:4096]):
-            return "", _HIDDEN.sub("", _decoded(page).replace("\r\n", "\n"))
+            return "", shown(_decoded(page))
         case kind:
             raise FatalError(f"{page.url[:200]} is {kind[:80] or 'of no known type'}, not text")
 
@@ -268,7 +264,7 @@ def _parse(parser: HTMLParser, text: str) -> None:
 
 def _line(text: str, limit: int) -> str:
     """Return the text as one line, without what is hidden in it."""
-    return " ".join(_HIDDEN.sub("", text).split())[:limit]
+    return " ".join(shown(text).split())[:limit]
 
 
 _KINDS = {
@@ -325,7 +321,7 @@ class _Reader(HTMLParser):
 
 
 def _lines(text: str) -> str:
-    lines = (" ".join(line.split()) for line in _HIDDEN.sub("", text).split("\n"))
+    lines = (" ".join(line.split()) for line in shown(text).split("\n"))
     return "\n".join(line for line in lines if line)
 
 
@@ -359,7 +355,7 @@ def _unwrapped(base: str, href: str) -> str | None:
         return None
     advertised = (parts.hostname or "").endswith("duckduckgo.com") and parts.path == "/y.js"
     usable = parts.scheme in ("http", "https") and parts.hostname and len(url) <= URL_LIMIT and not advertised
-    return url if usable and not re.search(r"\s", url) and not _HIDDEN.search(url) else None
+    return url if usable and not re.search(r"\s", url) and not hides(url) else None
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from durable_agent.cli import replays, runs, start, waits
+from durable_agent.cli import agents, replays, runs, start, waits
 from durable_agent.cli.options import Data, DatabaseUrl, Json, Modules, Url, checking, print_json, report, settings_for
 from durable_agent.cli.tree import shown
 from durable_agent.errors import CallerError, Conflict, DurableAgentError, NotFound, OutsideError
@@ -18,6 +18,9 @@ replays.add_to(runs.app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(runs.dead_letters, name="dead-letters")
 app.add_typer(waits.app, name="waits")
+app.add_typer(agents.app, name="agents")
+app.add_typer(agents.servers, name="tool-servers")
+runs.app.command("budget")(agents.budget)
 keys_app = typer.Typer(no_args_is_help=True, help="API keys, made in the database.")
 app.add_typer(keys_app, name="keys")
 app.command("run")(start.start)
@@ -200,7 +203,9 @@ def check_deploy(
 @app.command()
 def mcp(
     url: Url = None,
-    tools: Annotated[bool, typer.Option("--tools", help="Serve web_search, read_url and calculator; no engine.")] = False,
+    tools: Annotated[
+        bool, typer.Option("--tools", help="Serve web_search, read_url and calculator; no engine.")
+    ] = False,
     http: Annotated[
         int | None, typer.Option(min=1, max=65535, help="A loopback port; default: standard input and output.")
     ] = None,

@@ -69,7 +69,8 @@ def _body(path: str) -> dict[str, Any]:
         graph = _graph_in(path)
         if graph.predicates:
             raise InvalidRequest(
-                f"{path}: a graph with predicates in Python is started by its name, once a worker has imported it", field="FILE"
+                f"{path}: a graph with predicates in Python is started by its name, once a worker has imported it",
+                field="FILE",
             )
         return {"steps": graph.to_json(), "budget": graph.budget_json()} if graph.limits else {"steps": graph.to_json()}
     body = document(path, "FILE")

@@ -258,9 +258,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The worker gives the step back unstarted or drained: no counter is touched."""
+    """The worker gives the step back unstarted or drained: no counter is touched. It is ready again after `delay_s`."""
 
     lease: Lease
+    delay_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     PAUSED = "paused"
     BUDGET = "budget"
     AGENT_BUSY = "agent_busy"
+    GATE_SHUT = "gate_shut"
     WAITS_FOR_APPROVAL = "waits_for_approval"
     WAITS_FOR_INPUT = "waits_for_input"
     WAITS_FOR_SIGNAL = "waits_for_signal"
@@ -165,7 +166,12 @@ class _Look:
         return StepReason(row["name"], Reason.RUNNING, text, facts)
 
     async def _scheduled(self, row: dict[str, Any]) -> StepReason:
+        given = await reads.rows(self.conn, EXPLAIN.last_word, {**self.where, "type": "step.released", "no": row["no"]})
         last = await reads.rows(self.conn, EXPLAIN.last_word, {**self.where, "type": "step.failed", "no": row["no"]})
+        if given and not (last and last[0]["at"] > given[0]["at"]):
+            shut = ", ".join(g["name"] for g in self.gates) or "a gate"
+            text = f"given back until {shut} lets it through, in {max(0.0, row['due_in_s']):.1f} s at the latest"
+            return StepReason(row["name"], Reason.GATE_SHUT, text, {"gates": self.gates, "in_s": _s(row["due_in_s"])})
         error = (last[0]["detail"] or {}).get("message") if last else None
         attempt, in_s = row["failures"] + 1, max(0.0, row["due_in_s"])
         text = f"attempt {attempt} of {row['max_attempts']} in {in_s:.1f} s; the last one failed: {error or 'unknown'}"

@@ -186,10 +186,11 @@ class Settlement:
             case Failed():
                 self._fail(head, step, outcome)
             case Released():
+                facts = {"again_in_s": round(outcome.delay_s, 3)} if outcome.delay_s is not None else {}
                 self.journal.append(
-                    head, StepEvent.RELEASED, step.no, claim_no=outcome.lease.claim_no, worker=self.worker
+                    head, StepEvent.RELEASED, step.no, claim_no=outcome.lease.claim_no, worker=self.worker, **facts
                 )
-                self._requeue(head, step, outcome.lease, step.failures, step.crashes)
+                self._requeue(head, step, outcome.lease, step.failures, step.crashes, delay_s=outcome.delay_s)
             case Lost():
                 self._lose(head, step, outcome)
             case Emitted():

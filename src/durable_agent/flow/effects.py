@@ -35,6 +35,7 @@ from durable_agent.errors import (
     Divergence,
     EffectRefused,
     FatalError,
+    RateLimited,
     Refused,
     StepError,
     Suspend,
@@ -150,7 +151,12 @@ class Calls:
     async def _admitted(self, intent: Intended, tokens: int, own: asyncio.Future[None]) -> Passage:
         """Return the way through the call's gate once its intent is committed; one that shut meanwhile is waited for."""
         while True:
-            passage = await self.link.pass_gate(intent.gate, tokens)
+            try:
+                passage = await self.link.pass_gate(intent.gate, tokens)
+            except RateLimited as error:
+                # It would take longer than an attempt waits: the step gives itself back until then, and nothing is counted.
+                await self.suspend(Released(self.claim.lease, error.retry_after_s), own)
+                raise
             try:
                 verdict = await self.link.tell(intent)
                 if verdict is not Verdict.HELD:

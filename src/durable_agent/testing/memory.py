@@ -200,6 +200,7 @@ class FakeBackend(Absent):
                 self._fail(run, step, outcome)
             case Released():
                 step.status, step.token = StepStatus.READY, None
+                step.due_s = self.now_s + (outcome.delay_s or 0.0)
             case Suspended():
                 self._suspend(run, step, outcome, None)
             case InDoubt():

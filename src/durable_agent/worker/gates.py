@@ -21,8 +21,11 @@ from durable_agent.errors import (
     StepError,
     UnknownOutcome,
 )
+from durable_agent.telemetry import logger
 
 T = TypeVar("T")
+
+log = logger("gates")
 
 # How long a gate that was found open and without limits is taken for that.
 KNOWN_S = 2.0
@@ -110,7 +113,14 @@ class Gates:
         return Pass(self, name, line, time.monotonic())
 
     async def _ask(self, name: str, line: Line) -> None:
-        """Ask for all who wait, until nobody does."""
+        """Ask for all who wait, until nobody does; whatever goes wrong, they hear of it."""
+        try:
+            await self._ask_all(name, line)
+        except Exception as error:
+            log.error("gate_failed", gate=name, error=f"{type(error).__name__}: {error}")
+            self._refuse(line, RetryableError(f"{name} cannot be asked: {error}"))
+
+    async def _ask_all(self, name: str, line: Line) -> None:
         while True:
             line.waiting = [(tokens, future) for tokens, future in line.waiting if not future.done()]
             if not line.waiting:

@@ -1,0 +1,387 @@
+"""LangGraph's checkpoints under a lease: a saver whose writes are fenced, and its tables.
+
+LangGraph keeps a graph's state in tables of its own, after every superstep. Its stock saver would write them for
+whoever asks; here each write is made in one transaction in which the step's lease was checked first, so an attempt
+that lost its lease leaves nothing behind. The tables lie in the schema `langgraph`, made by `setup`; the thread of a
+step is `run id/step`.
+
+Whatever a later version of the stock saver does beside the writes named here meets a transaction that is read-only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Any, Final, LiteralString, cast
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor, pq, sql
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import JsonbBinaryLoader
+
+from durable_agent.db.pool import TRANSIENT, first_line
+from durable_agent.errors import DatabaseUnavailable, FatalError, SchemaMismatch
+
+try:
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from langgraph.checkpoint.postgres.base import PRUNE_DELETE_THREADS_SQL, PRUNE_SNAPSHOT_SQL
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+    from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
+except ImportError as missing:
+
+    class Missing(FatalError, ImportError):
+        """The extra is not installed."""
+
+    raise Missing(f'LangGraph is not installed ({missing}): pip install "durable-agent[langgraph]"') from missing
+
+Connection = AsyncConnection[Any]
+# Opens a transaction in which the step's lease was checked and is held until the commit; raises LeaseLost.
+Fenced = Callable[[], AbstractAsyncContextManager[Connection]]
+# Lends a connection for reading.
+Reading = Callable[[], AbstractAsyncContextManager[Connection]]
+
+# Any constant will do, so long as every version uses the same one.
+_LOCK: Final = 4_837_261_906
+# What is written about a task without its having finished; anything else is its output.
+_CONTROL: Final = frozenset({ERROR, INTERRUPT, RESUME, "__error_source_node__"})
+
+# Which threads a write is about: set by the methods that write, and by nothing else.
+_WRITES_TO: ContextVar[tuple[str, ...]] = ContextVar("writes_to", default=())
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+# Enters the schema for one transaction, which cannot write.
+_READ: Final[LiteralString] = (
+    "select set_config('search_path', 'langgraph', true), set_config('transaction_read_only', 'on', true)"
+)
+# Enters the schema, and keeps the threads from being pruned meanwhile.
+# Locks: each thread, shared, until the commit; in the order of their names.
+_WRITE: Final[LiteralString] = (
+    "select set_config('search_path', 'langgraph', true),"
+    " (select count(pg_advisory_xact_lock_shared(hashtextextended(t, 0))) from unnest(%(threads)s::text[]) t)"
+)
+# As above, alone: what deletes some of a thread's rows by what it read of the others lets nobody write in between.
+_WRITE_ALONE: Final[LiteralString] = (
+    "select set_config('search_path', 'langgraph', true),"
+    " (select count(pg_advisory_xact_lock(hashtextextended(t, 0))) from unnest(%(threads)s::text[]) t)"
+)
+_TRY_LOCK: Final[LiteralString] = "select pg_try_advisory_lock(%s) as held"
+# What a process that ended in the middle left behind: such an index serves nobody, and would be taken for made.
+_BROKEN_INDEXES: Final[LiteralString] = (
+    "select c.relname as name from pg_index i join pg_class c on c.oid = i.indexrelid"
+    " where c.relnamespace = 'langgraph'::regnamespace and not i.indisvalid"
+)
+# Which recorded effects belong to tasks that finished. Index: its primary key.
+_EFFECTS_TABLE: Final[LiteralString] = (
+    "create table if not exists step_effects (thread_id text not null, no integer not null, primary key (thread_id, no))"
+)
+_ADD_EFFECTS: Final[LiteralString] = (
+    "insert into step_effects (thread_id, no) values (%s, %s) on conflict (thread_id, no) do nothing"
+)
+_LIST_EFFECTS: Final[LiteralString] = "select no from step_effects where thread_id = %(thread)s"
+_DROP_EFFECTS: Final[LiteralString] = "delete from step_effects where thread_id = any(%s)"
+# Copies a thread whole, ancestors and all. Index: the primary keys, by thread.
+_COPY: Final[tuple[LiteralString, ...]] = (
+    "insert into checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)"
+    " select %(target)s, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata"
+    " from checkpoints where thread_id = %(source)s on conflict do nothing",
+    "insert into checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)"
+    " select %(target)s, checkpoint_ns, channel, version, type, blob"
+    " from checkpoint_blobs where thread_id = %(source)s on conflict do nothing",
+    "insert into checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob, task_path)"
+    " select %(target)s, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob, task_path"
+    " from checkpoint_writes where thread_id = %(source)s on conflict do nothing",
+)
+# Index: none, a scan: asked for by a person who tidies up.
+_THREADS_OF_RUNS: Final[LiteralString] = (
+    "select distinct thread_id from checkpoints where metadata ->> 'run_id' = any(%(runs)s) order by 1"
+)
+# Index: the primary keys, by thread.
+_DELETE_RUNS: Final[tuple[LiteralString, ...]] = (
+    "delete from checkpoint_writes w using checkpoints c"
+    " where c.thread_id = any(%(threads)s) and c.metadata ->> 'run_id' = any(%(runs)s) and w.thread_id = c.thread_id"
+    " and w.checkpoint_ns = c.checkpoint_ns and w.checkpoint_id = c.checkpoint_id",
+    "delete from checkpoints where thread_id = any(%(threads)s) and metadata ->> 'run_id' = any(%(runs)s)",
+    "delete from checkpoint_blobs b where b.thread_id = any(%(threads)s) and not exists (select from checkpoints c"
+    " where c.thread_id = b.thread_id and c.checkpoint_ns = b.checkpoint_ns"
+    " and c.checkpoint -> 'channel_versions' ->> b.channel = b.version)",
+)
+# Deletes, of so many threads after one, those of runs that are no more; tells after which to go on (null: that was all) and
+# how many went. A name that an author gave is no run's. Index: the primary keys by thread, runs_pk of one partition.
+# Locks: an advisory lock, so that one does it at a time; the rows it deletes, which nobody holds a lease to write any more.
+_FORGET: Final[LiteralString] = """
+with recursive turn as materialized (
+  select pg_try_advisory_xact_lock(hashtext('durable_agent.langgraph')) as mine
+), threads as (
+  (select c.thread_id, 1 as n from turn t, langgraph.checkpoints c
+   where t.mine and c.thread_id > %(after)s::text order by c.thread_id limit 1)
+  union all
+  select x.thread_id, t.n + 1 from threads t cross join lateral (
+    select c.thread_id from langgraph.checkpoints c where c.thread_id > t.thread_id order by c.thread_id limit 1
+  ) x where t.n < %(threads)s::int
+), runs_of as (
+  select t.thread_id, case when t.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/' then left(t.thread_id, 36)::uuid end as run
+  from threads t
+), gone as materialized (
+  select x.thread_id from runs_of x
+  where x.run is not null and not exists (
+    select from tenants n cross join lateral (select from runs r where r.tenant = n.tenant and r.id = x.run limit 1) y
+  )
+), effects_gone as (delete from langgraph.step_effects d using gone g where d.thread_id = g.thread_id),
+writes_gone as (delete from langgraph.checkpoint_writes d using gone g where d.thread_id = g.thread_id),
+blobs_gone as (delete from langgraph.checkpoint_blobs d using gone g where d.thread_id = g.thread_id),
+checkpoints_gone as (delete from langgraph.checkpoints d using gone g where d.thread_id = g.thread_id)
+select (select t.thread_id from threads t where t.n = %(threads)s::int), (select count(*)::int from gone)
+"""
+
+
+class FencedSaver(AsyncPostgresSaver):
+    """LangGraph's own PostgreSQL saver, for one attempt: it reads as ever, and writes only while the lease is held.
+
+    A write raises LeaseLost, and leaves nothing, when the lease is gone. At most one connection of the pool is in use
+    at a time, whatever the graph does in parallel; savers of different attempts never wait for each other. Checkpoints
+    are read with an allow-list: plain values, messages and what `allow` names are made again, nothing else is.
+    `effects_of` returns the numbers of the recorded effects that a task asked for.
+    """
+
+    def __init__(
+        self, *, fenced: Fenced, reading: Reading, allow: Iterable[type | tuple[str, ...]] = (),
+        effects_of: Callable[[str], Iterable[int]] = lambda task: (),
+    ) -> None:  # fmt: skip
+        # No connection is handed down: a way past `_cursor` finds none, instead of one without a fence.
+        super().__init__(cast(Any, None), serde=JsonPlusSerializer(allowed_msgpack_modules=tuple(allow) or None))
+        self._fenced = fenced
+        self._reading = reading
+        self._effects_of = effects_of
+        self._finished: set[int] = set()
+
+    async def aput(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+    ) -> RunnableConfig:  # fmt: skip
+        """Store a checkpoint. Raises LeaseLost, DatabaseUnavailable; FatalError for what PostgreSQL cannot store."""
+        with _writing(config["configurable"]["thread_id"]):
+            return await super().aput(config, checkpoint, metadata, new_versions)
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:  # fmt: skip
+        """Store what a task wrote; its recorded effects are done with once it has any output. Raises as `aput`."""
+        if any(channel not in _CONTROL for channel, _ in writes):
+            self._finished.update(self._effects_of(task_id))
+        with _writing(config["configurable"]["thread_id"]):
+            await super().aput_writes(config, writes, task_id, task_path)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Delete a thread. Raises as `aput`."""
+        await self.aprune([thread_id], strategy="delete")
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete threads, or all but their latest checkpoints. Nobody writes to them meanwhile. Raises as `aput`."""
+        if strategy != "delete" or isinstance(thread_ids, str):
+            with _writing(*thread_ids, alone=True):
+                await super().aprune(thread_ids, strategy=strategy)
+        elif thread_ids:
+            with _writing(*thread_ids, alone=True):
+                async with self._cursor() as cursor:
+                    for statement in (*PRUNE_DELETE_THREADS_SQL, _DROP_EFFECTS):
+                        await cursor.execute(statement, ([str(one) for one in thread_ids],))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread whole, its ancestors and pending writes with it. Raises as `aput`."""
+        names = {"source": str(source_thread_id), "target": str(target_thread_id)}
+        with _writing(*names.values()):
+            async with self._cursor() as cursor:
+                for statement in _COPY:
+                    await cursor.execute(statement, names)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints whose metadata name these run ids, in every thread. Raises as `aput`."""
+        given: dict[str, Any] = {"runs": [str(one) for one in run_ids]}
+        async with self._cursor() as cursor:
+            rows = await (await cursor.execute(_THREADS_OF_RUNS, given)).fetchall()
+        given["threads"] = [row["thread_id"] for row in rows]
+        if rows:
+            with _writing(*given["threads"], alone=True):
+                async with self._cursor() as cursor:
+                    for statement in _DELETE_RUNS:
+                        await cursor.execute(statement, given)
+
+    async def alist(
+        self, config: RunnableConfig | None, *, filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None, limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:  # fmt: skip
+        """Iterate over the checkpoints, the newest first; no connection is held between them."""
+        found = [one async for one in super().alist(config, filter=filter, before=before, limit=limit)]
+        for one in found:
+            yield one
+
+    async def effects(self, thread_id: str) -> frozenset[int]:
+        """Return the numbers of the recorded effects that the thread's finished tasks asked for."""
+        async with self._cursor() as cursor:
+            rows = await (await cursor.execute(_LIST_EFFECTS, {"thread": thread_id})).fetchall()
+        return frozenset(row["no"] for row in rows)
+
+    @asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
+        """Lend a cursor in a transaction of its own: fenced inside a method that writes, else read-only.
+
+        Where the stock saver asks for a pipeline it only writes: its statements are gathered, with whatever it takes to
+        serialise a state, and then sent in one short transaction.
+        """
+        threads = _WRITES_TO.get()
+        async with self.lock:
+            with _explained():
+                if not threads:
+                    async with self._read_only() as cursor:
+                        yield cursor
+                elif not pipeline:
+                    async with self._fenced_cursor(threads) as cursor:
+                        yield cursor
+                else:
+                    batch = _Batch()
+                    yield cast(AsyncCursor[DictRow], batch)
+                    async with self._fenced_cursor(threads) as cursor:
+                        await self._send(cursor, batch, threads)
+
+    @asynccontextmanager
+    async def _read_only(self) -> AsyncIterator[AsyncCursor[DictRow]]:
+        async with self._reading() as conn, conn.transaction():
+            await conn.execute(_READ)
+            try:
+                yield _stock_cursor(conn, AsyncCursor)
+            except psycopg.errors.ReadOnlySqlTransaction as error:
+                raise RuntimeError("this version of LangGraph's saver writes where no fence is checked") from error
+
+    @asynccontextmanager
+    async def _fenced_cursor(self, threads: tuple[str, ...]) -> AsyncIterator[AsyncCursor[DictRow]]:
+        alone = _ALONE.get()
+        async with self._fenced() as conn:
+            await conn.execute(_WRITE_ALONE if alone else _WRITE, {"threads": list(threads)})
+            yield _stock_cursor(conn, _Alone if alone else AsyncCursor)
+
+    async def _send(self, cursor: AsyncCursor[DictRow], batch: _Batch, threads: tuple[str, ...]) -> None:
+        for query, rows in batch.statements:
+            if len(rows) == 1:
+                await cursor.execute(query, rows[0])
+            else:
+                await cursor.executemany(query, rows)
+        if done := sorted(self._finished):
+            await cursor.executemany(_ADD_EFFECTS, [(threads[0], no) for no in done])
+            self._finished.difference_update(done)
+
+
+class _Batch:
+    """Statements on their way into one transaction; nothing can be read back."""
+
+    def __init__(self) -> None:
+        self.statements: list[tuple[Any, list[Any]]] = []
+
+    async def execute(self, query: Any, params: Any = None) -> None:
+        self.statements.append((query, [params]))
+
+    async def executemany(self, query: Any, params: Iterable[Any]) -> None:
+        if rows := list(params):
+            self.statements.append((query, rows))
+
+
+class _Alone(AsyncCursor[DictRow]):
+    """The cursor of one who writes to its threads alone, who needs no snapshot to be safe from others.
+
+    Nor could it have one: the fence was read in this transaction already.
+    """
+
+    async def execute(self, query: Any, params: Any = None, **options: Any) -> _Alone:
+        """Execute, but for the isolation level that pruning asks for."""
+        if query == PRUNE_SNAPSHOT_SQL:
+            return self
+        return await super().execute(query, params, **options)
+
+
+def _stock_cursor(conn: Connection, kind: type[AsyncCursor[DictRow]]) -> AsyncCursor[DictRow]:
+    """Return a cursor as the stock saver makes its own, whatever the pool's connections are set to."""
+    cursor = kind(conn, row_factory=dict_row)
+    cursor.format = pq.Format.BINARY
+    cursor.adapters.register_loader("jsonb", JsonbBinaryLoader)  # integers of any size stay integers
+    return cursor
+
+
+@contextmanager
+def _writing(*threads: str, alone: bool = False) -> Iterator[None]:
+    """Let `_cursor` write to these threads within the block."""
+    tokens = _WRITES_TO.set(tuple(sorted(str(one) for one in threads))), _ALONE.set(alone)
+    try:
+        yield
+    finally:
+        _WRITES_TO.reset(tokens[0])
+        _ALONE.reset(tokens[1])
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what PostgreSQL says into the product's own errors."""
+    try:
+        yield
+    except TRANSIENT as error:
+        raise DatabaseUnavailable(f"a checkpoint was not read or written: {first_line(error)}") from error
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise SchemaMismatch(
+            "the database has no tables for LangGraph's checkpoints: run durable_agent.agents.langgraph.setup(URL) once"
+        ) from error
+    except psycopg.DataError as error:
+        raise FatalError(f"the graph's state cannot be stored: {first_line(error)}") from error
+
+
+async def setup(direct_url: str) -> None:
+    """The tables of checkpoints exist when this returns, as this version of LangGraph wants them.
+
+    Any number of processes may do so at once. `direct_url` must lead straight to PostgreSQL: the lock is a session's.
+    Raises DatabaseUnavailable; SchemaMismatch when the database refuses.
+    """
+    try:
+        async with await AsyncConnection.connect(
+            direct_url, autocommit=True, row_factory=dict_row, application_name="durable-agent langgraph"
+        ) as conn:
+            await _locked(conn)
+            await conn.execute("create schema if not exists langgraph")
+            await conn.execute("set search_path to langgraph")
+            for row in await (await conn.execute(_BROKEN_INDEXES)).fetchall():
+                await conn.execute(sql.SQL("drop index {}").format(sql.Identifier(row["name"])))
+            await AsyncPostgresSaver(conn).setup()
+            await conn.execute(_EFFECTS_TABLE)
+    except TRANSIENT as error:
+        raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {first_line(error)}") from error
+    except psycopg.Error as error:
+        raise SchemaMismatch(
+            f"the tables of LangGraph's checkpoints cannot be made: {first_line(error)};"
+            " give durable-agent a database of its own, whose owner it is"
+        ) from error
+
+
+async def forget(conn: Connection, *, threads: int = 100) -> int:
+    """Return how many threads were deleted because their runs are no more; where another does the same, what is left is its.
+
+    A database without the tables has none. `conn` commits by itself: so many `threads` are looked at in a transaction.
+    """
+    made = await (await conn.execute("select to_regclass('langgraph.step_effects') is not null")).fetchone()
+    after: str | None = "" if made is not None and made[0] else None
+    count = 0
+    while after is not None:
+        row = await (await conn.execute(_FORGET, {"after": after, "threads": threads})).fetchone()
+        after, gone = row or (None, 0)
+        count += gone
+    return count
+
+
+async def _locked(conn: AsyncConnection[DictRow]) -> None:
+    """Return when the connection holds the lock.
+
+    It asks again and again: an index that is made concurrently waits for whoever waits inside a statement.
+    """
+    while True:
+        row = await (await conn.execute(_TRY_LOCK, (_LOCK,))).fetchone()
+        if row is not None and row["held"]:
+            return
+        await asyncio.sleep(0.05)

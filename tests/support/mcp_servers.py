@@ -1,0 +1,449 @@
+"""MCP servers to call: our own in the test's event loop, the same as a process, and the protocol's reference server.
+
+Run as a module it is our own server: `python -m tests.support.mcp_servers stdio|stdio-old|PORT`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import mcp_types as types
+import orjson
+import pytest
+import uvicorn
+from mcp.server import Server
+from mcp.server.extension import Extension, MethodBinding
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.resolve import Elicit, Resolve
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolRequestParams, GetTaskRequestParams, InputResponses, ToolAnnotations
+from pydantic import BaseModel
+
+from durable_agent.agents.mcp import KEY, TASKS
+
+EVERYTHING = "@modelcontextprotocol/server-everything"
+EVERYTHING_VERSION = "2026.8.31"
+
+
+@dataclass(slots=True)
+class World:
+    """What reached a server, and how it answers HTTP requests."""
+
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    tokens: set[str | None] = field(default_factory=set)
+    requests: int = 0
+    gates: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+    begun: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+    old: bool = False  # speaks 2025-11-25 only
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # What a tools/call gets in place of its answer: status, headers, body.
+    refusal: tuple[int, dict[str, str], bytes] | None = None
+    sessions: int = 0  # opened by clients that speak 2025-11-25
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note(self, ctx: Context[Any, Any], tool: str, **arguments: Any) -> None:
+        """Keep a call."""
+        meta: Any = ctx.request_context.meta or {}
+        self.calls.append((tool, arguments))
+        self.keys.append(meta.get(KEY))
+        self.begun[tool].set()
+
+
+class Confirmation(BaseModel):
+    """What a person says."""
+
+    sure: bool
+    reason: str = ""
+
+
+class Window(BaseModel):
+    """When."""
+
+    hour: int
+
+
+async def sure(target: str) -> Elicit[Confirmation]:
+    """Ask whether to go on."""
+    return Elicit(f"Deploy to {target}?", Confirmation)
+
+
+async def when(answer: Annotated[Confirmation, Resolve(sure)]) -> Elicit[Window]:
+    """Ask when, once the first answer is there."""
+    return Elicit(f"When ({answer.reason})?", Window)
+
+
+def made(world: World) -> MCPServer[Any]:
+    """Return a server that keeps what reaches it."""
+
+    async def as_of_old(ctx: Any, call_next: Any) -> Any:
+        if world.old and ctx.method == "server/discover":
+            raise MCPError(types.METHOD_NOT_FOUND, "what?")
+        return await call_next(ctx)
+
+    server: MCPServer[Any] = MCPServer(
+        "Depot", version="1.2", log_level="CRITICAL", extensions=[Slow(world)], middleware=[as_of_old]
+    )
+
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True))
+    async def read(ctx: Context[Any, Any], what: str) -> dict[str, str]:
+        """Read a thing."""
+        world.note(ctx, "read", what=what)
+        return {"what": what}
+
+    @server.tool(annotations=ToolAnnotations(idempotent_hint=True, destructive_hint=False))
+    async def put(ctx: Context[Any, Any], name: str, amount: int, tags: list[str] | None = None) -> str:
+        """Put a thing where it belongs."""
+        world.note(ctx, "put", name=name, amount=amount)
+        return f"{name}: {amount}"
+
+    @server.tool()
+    async def wipe(ctx: Context[Any, Any]) -> str:
+        """Wipe it all."""
+        world.note(ctx, "wipe")
+        return "gone"
+
+    @server.tool()
+    async def fail(ctx: Context[Any, Any]) -> str:
+        """Fail."""
+        world.note(ctx, "fail")
+        raise ToolError("the disk is full")
+
+    @server.tool()
+    async def hang(ctx: Context[Any, Any]) -> str:
+        """Wait until the gate opens."""
+        world.note(ctx, "hang")
+        print("hanging", flush=True, file=sys.stderr)
+        tell_that_it_hangs()
+        await world.gates["hang"].wait()
+        return "done"
+
+    @server.tool(structured_output=False)
+    async def much(ctx: Context[Any, Any], size: int) -> str:
+        """Return so many characters."""
+        world.note(ctx, "much", size=size)
+        return "é" * size
+
+    @server.tool()
+    async def deploy(
+        ctx: Context[Any, Any], target: str, answer: Annotated[Confirmation, Resolve(sure)],
+        window: Annotated[Window, Resolve(when)],
+    ) -> str:  # fmt: skip
+        """Deploy when a person is sure."""
+        world.note(ctx, "deploy", target=target)
+        return f"deployed to {target} at {window.hour}: {answer.sure}"
+
+    @server.tool()
+    async def research(topic: str) -> str:
+        """Look for long."""
+        raise AssertionError("it is always made a task")
+
+    @server.tool()
+    async def change(ctx: Context[Any, Any], name: str) -> str:
+        """Offer one tool more, and say so."""
+        world.note(ctx, "change", name=name)
+
+        def added() -> str:
+            return name
+
+        server.add_tool(added, name=name, description="New here.")
+        await ctx.notify_tools_changed()
+        if ctx.protocol_version != "2026-07-28":
+            await ctx.session.send_tool_list_changed()
+        return name
+
+    return server
+
+
+class Answered(GetTaskRequestParams):
+    """What `tasks/update` brings."""
+
+    input_responses: InputResponses
+
+
+class Slow(Extension):
+    """Makes a task of every call of `research`."""
+
+    identifier = TASKS
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def intercept_tool_call(self, params: CallToolRequestParams, ctx: Any, call_next: Any) -> Any:
+        """Answer with a task."""
+        if params.name != "research":
+            return await call_next(ctx)
+        task_id = f"task-{len(self.world.tasks)}"
+        self.world.tasks[task_id] = {"status": "working"}
+        return {"resultType": "task", "taskId": task_id, "status": "working", "createdAt": "2026-11-21T00:00:00Z",
+                "lastUpdatedAt": "2026-11-21T00:00:00Z", "ttlMs": None, "pollIntervalMs": 1500}  # fmt: skip
+
+    def methods(self) -> list[MethodBinding]:
+        """What asks for a task, and what answers its questions."""
+        return [
+            MethodBinding("tasks/get", GetTaskRequestParams, self.get),
+            MethodBinding("tasks/update", Answered, self.update),
+        ]
+
+    async def get(self, ctx: Any, params: GetTaskRequestParams) -> Any:
+        """Tell how a task stands."""
+        if params.task_id not in self.world.tasks:
+            raise MCPError(types.INVALID_PARAMS, f"task {params.task_id} is not known")
+        return {"resultType": "complete", "taskId": params.task_id, "createdAt": "2026-11-21T00:00:00Z",
+                "lastUpdatedAt": "2026-11-21T00:00:00Z", "ttlMs": None, **self.world.tasks[params.task_id]}  # fmt: skip
+
+    async def update(self, ctx: Any, params: Answered) -> Any:
+        """Take answers."""
+        found = {key: one.model_dump(mode="json") for key, one in params.input_responses.items()}
+        self.world.tasks[params.task_id] = {"status": "working", "answers": found}
+        return {"resultType": "complete"}
+
+
+@dataclass(slots=True)
+class Running:
+    """A server on a loopback port."""
+
+    url: str
+    world: World
+
+
+class Brief(uvicorn.Server):
+    """Says when it is up, and ends when it is told rather than when it looks next."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up, self.enough = asyncio.Event(), asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Return when it is enough."""
+        await self.on_tick(0)
+        self.up.set()
+        await self.enough.wait()
+
+
+@asynccontextmanager
+async def listening(app: Any, port: int = 0) -> AsyncIterator[str]:
+    """Yield an app's URL on a loopback port, served in this event loop."""
+    # Only of a socket that says its protocol does the loop take Nagle's delay away: 40 ms for every answer.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    given = uvicorn.Config(
+        app, loop="none", log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=0
+    )
+    server = Brief(given)
+    task = asyncio.create_task(server._serve([sock]))
+    await server.up.wait()
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}/mcp"
+    finally:
+        server.enough.set()
+        await task
+
+
+@asynccontextmanager
+async def serving(world: World | None = None, *, port: int = 0) -> AsyncIterator[Running]:
+    """Yield our own server, in this event loop."""
+    kept = world or World()
+    async with listening(_gate(made(kept).streamable_http_app(), kept), port) as url:
+        try:
+            yield Running(url, kept)
+        finally:
+            for gate in kept.gates.values():
+                gate.set()
+
+
+def a_tool(
+    name: str = "read", description: str = "Reads.", *, field: str = "what", text: str = "The thing", title: str = "Read",
+    schema: dict[str, Any] | None = None,
+) -> types.Tool:  # fmt: skip
+    """Return a tool as a server may describe it."""
+    properties = {field: {"type": "string", "description": text}}
+    given = schema or {"type": "object", "properties": properties}
+    return types.Tool(name=name, description=description, input_schema=given, annotations=ToolAnnotations(title=title))
+
+
+@asynccontextmanager
+async def offering(*tools: types.Tool, answer: types.CallToolResult | None = None) -> AsyncIterator[str]:
+    """Yield the URL of a server that lists these tools, whatever they are, does nothing and gives every call one answer."""
+
+    async def listed(ctx: Any, params: Any) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=list(tools))
+
+    async def called(ctx: Any, params: CallToolRequestParams) -> types.CallToolResult:
+        return answer or types.CallToolResult(content=[])
+
+    server = Server("Hostile", on_list_tools=listed, on_call_tool=called)
+    async with listening(server.streamable_http_app()) as url:
+        yield url
+
+
+def _gate(app: Any, world: World) -> Any:
+    """Put before an app what sees every request, and refuses some."""
+
+    async def gated(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        world.requests += 1
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        world.tokens.add(headers.get("authorization"))
+        body = b""
+        while scope["method"] == "POST":
+            part = await receive()
+            body += part.get("body", b"")
+            if not part.get("more_body"):
+                break
+        method = orjson.loads(body).get("method") if body else None
+        world.sessions += method == "initialize"
+        if scope["method"] == "DELETE":
+            world.closed.set()
+        if world.refusal and method == "tools/call":
+            await _answer(send, *world.refusal)
+        else:
+            given = iter([{"type": "http.request", "body": body}] if scope["method"] == "POST" else [])
+            await app(scope, lambda: _next(given, receive), send)
+
+    return gated
+
+
+async def _next(given: Iterator[Any], receive: Any) -> Any:
+    for one in given:
+        return one
+    return await receive()
+
+
+async def _answer(send: Any, status: int, headers: dict[str, str], body: bytes) -> None:
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+def everything() -> Path:
+    """Return the reference server's program; it is installed once for all runs. Skips the test without npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is missing: the reference server cannot be installed")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "durable-agent-tests" / f"server-everything-{EVERYTHING_VERSION}"
+    program = folder / "node_modules" / EVERYTHING / "dist" / "index.js"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            given = ["install", "--no-audit", "--no-fund", "--prefix", str(folder)]
+            subprocess.run([npm, *given, f"{EVERYTHING}@{EVERYTHING_VERSION}"], check=True, capture_output=True)
+            (folder / "complete").touch()
+    return program
+
+
+def free_port() -> int:
+    """Return a port that nobody has at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@dataclass(slots=True)
+class Process:
+    """A server as a process, and what it says."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def until(self, words: str) -> None:
+        """Return when it has said so."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if words in line:
+                return
+        raise AssertionError(f"the server ended without saying {words!r}")
+
+    def kill(self) -> None:
+        """Kill it in the middle of whatever it does."""
+        self.process.kill()
+        self.process.wait(10)
+
+
+@contextmanager
+def started(*command: str, port: int, ready: str, **variables: str) -> Iterator[Process]:
+    """Yield a server that was started as a process and is ready."""
+    process = subprocess.Popen(
+        command, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    found = Process(f"http://127.0.0.1:{port}/mcp", process)
+    try:
+        found.until(ready)
+        yield found
+    finally:
+        found.kill()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+@contextmanager
+def ours(port: int) -> Iterator[Process]:
+    """Yield our own server as a process."""
+    with started(sys.executable, "-m", "tests.support.mcp_servers", str(port), port=port, ready="running on") as found:
+        yield found
+
+
+@contextmanager
+def reference(port: int) -> Iterator[Process]:
+    """Yield the reference server on a port."""
+    node = shutil.which("node") or "node"
+    program = str(everything())
+    with started(node, program, "streamableHttp", port=port, ready="listening on", PORT=str(port)) as found:
+        yield found
+
+
+def tell_that_it_hangs() -> None:
+    """Write to the pipe that the environment names, if it does."""
+    if told := os.environ.get("TEST_HANGING"):
+        Path(told).write_text("hanging")
+
+
+def old_fashioned() -> None:
+    """Speak 2025-11-25 on standard input and output: the library's own server takes up whatever it is offered first."""
+    listed = [a_tool(name).model_dump(mode="json", by_alias=True, exclude_none=True) for name in ("read", "hang")]
+    for line in sys.stdin:
+        asked = orjson.loads(line)
+        answer: dict[str, Any] = {"error": {"code": types.METHOD_NOT_FOUND, "message": "what?"}}
+        match asked["method"]:
+            case "initialize":
+                about = {"name": "Old", "version": "1"}
+                answer = {
+                    "result": {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": about}
+                }
+            case "tools/list":
+                answer = {"result": {"tools": listed}}
+            case "tools/call" if asked["params"]["name"] == "hang":
+                tell_that_it_hangs()
+                continue
+            case "tools/call":
+                answer = {"result": {"content": [], "structuredContent": asked["params"]["arguments"]}}
+        if "id" in asked:
+            print(orjson.dumps({"jsonrpc": "2.0", "id": asked["id"], **answer}).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "stdio":
+        made(World()).run("stdio")
+    elif sys.argv[1] == "stdio-old":
+        old_fashioned()
+    else:
+        uvicorn.run(made(World()).streamable_http_app(), host="127.0.0.1", port=int(sys.argv[1]), log_level="info")
