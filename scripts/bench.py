@@ -246,7 +246,9 @@ def main() -> None:
     parser.add_argument("--only", help="comma-separated: W1,W2,W3,W4,W5,W6,W7,W8,W9,idle")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    wanted = set(given.only.split(",")) if given.only else {"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "idle"}
+    wanted = (
+        set(given.only.split(",")) if given.only else {"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "idle"}
+    )
     with (
         tempfile.TemporaryDirectory(prefix="durable-agent-bench-", dir="/var/tmp", ignore_cleanup_errors=True) as made,
         ExitStack() as stack,

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from durable_agent.core.records import Limit, RunSpec, StepKind, StepSpec
-from harness.llm import Llm, provider
+from harness.llm import Llm, stub
 from harness.stand import SLOTS, Bench, run
 from harness.zygote import Zygote
 
 RUNS, TOOL_CALLS, DELAY_S = 200, 5, 0.05
 RESERVING_STEPS, RESERVATIONS = 100, 20
-
-
-@contextmanager
-def stub(**given: Any) -> Iterator[Llm]:
-    """Yield a provider in a thread of its own."""
-    ready, found = threading.Event(), list[Llm]()
-    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    async def serve() -> None:
-        ended = asyncio.Event()
-        loops.append((asyncio.get_running_loop(), ended))
-        async with provider(**given) as made:
-            found.append(made)
-            ready.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-    thread.start()
-    ready.wait()
-    yield found[0]
-    loop, ended = loops[0]
-    loop.call_soon_threadsafe(ended.set)
-    thread.join()
 
 
 def agent_run(model: str) -> RunSpec:

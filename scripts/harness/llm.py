@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +75,9 @@ class Llm:
         finally:
             self.at_once -= 1
         body = b"".join(self._events(asked))
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
 
     def _events(self, asked: dict[str, Any]) -> list[bytes]:
         said = sum(message["role"] == "assistant" for message in asked["messages"])
@@ -105,3 +108,26 @@ async def provider(**given: Any) -> AsyncIterator[Llm]:
         yield made
         for client in list(getattr(server, "_clients", ())):  # 3.11 has no close_clients
             client.close()
+
+
+@contextmanager
+def stub(**given: Any) -> Iterator[Llm]:
+    """Yield a provider in a thread of its own."""
+    ready, found = threading.Event(), list[Llm]()
+    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def serve() -> None:
+        ended = asyncio.Event()
+        loops.append((asyncio.get_running_loop(), ended))
+        async with provider(**given) as made:
+            found.append(made)
+            ready.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    ready.wait()
+    yield found[0]
+    loop, ended = loops[0]
+    loop.call_soon_threadsafe(ended.set)
+    thread.join()

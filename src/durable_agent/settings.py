@@ -101,7 +101,8 @@ class Settings(BaseSettings):
         "auto", description="Where web_search looks; auto: offline while no provider has a key."
     )
     egress_allow: Names = Field(
-        (), description="Hosts, host:ports and networks that models and tool servers may lead to though they are private."
+        (),
+        description="Hosts, host:ports and networks that models and tool servers may lead to though they are private.",
     )
     allow_stdio: bool = Field(False, description="Whether a tool server may be a command that workers start.")
     secret_key: str = Field(

@@ -80,10 +80,15 @@ async def test_the_token_reaches_the_server_and_nobody_else(stage: Stage, databa
     run = await stage.start(Call("depot__read", {"what": "x"}))
     await stage.told(run)
     assert stage.depot.world.tokens == {f"Bearer {TOKEN}"}
-    shown = [await stage.api.http.get(path) for path in ("/tool-servers", f"/tool-servers/{stage.server}", f"/runs/{run}/export")]
+    shown = [
+        await stage.api.http.get(path)
+        for path in ("/tool-servers", f"/tool-servers/{stage.server}", f"/runs/{run}/export")
+    ]
     assert all(TOKEN not in answer.text for answer in shown)
     assert shown[0].json()["items"][0]["has_token"]
-    dump = database.execute("select t::text from tool_servers t union all select s::text from steps s union all select e::text from events e")
+    dump = database.execute(
+        "select t::text from tool_servers t union all select s::text from steps s union all select e::text from events e"
+    )
     assert all(TOKEN not in str(row) for row in dump)
 
 

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from durable_agent.agents.models import WorkerModels
-from durable_agent.core.records import (
-    DEFAULT_TENANT,
-    Claim,
-    Outcome,
-    Verdict,
-)
+from durable_agent.core.outcomes import Outcome, Verdict
+from durable_agent.core.records import DEFAULT_TENANT, Claim
 from durable_agent.core.waits import Decision
 from durable_agent.db.pool import Connection
 from durable_agent.engine.answer import answer

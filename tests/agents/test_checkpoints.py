@@ -16,10 +16,10 @@ import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.test_utils import generate_checkpoint, generate_config, generate_metadata
 
-from durable_agent.agents.checkpoints import forget
 from durable_agent.agents.langgraph import FencedSaver, checkpointer, setup
 from durable_agent.core.records import Claim
 from durable_agent.db.pool import Connection
+from durable_agent.engine.forget import forget
 from durable_agent.errors import FatalError, LeaseLost, SchemaMismatch
 from tests.agents.stage import Stage, stage_on
 from tests.support.postgres import Database

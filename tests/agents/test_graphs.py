@@ -69,7 +69,9 @@ async def test_the_research_swarm_plans_searches_analyses_in_parallel_and_sums_u
     assert done.outputs["summarise"]["text"]
 
 
-@pytest.mark.parametrize(("intent", "taken", "left"), [("refund", "refund", "escalate"), ("talk", "escalate", "refund")])
+@pytest.mark.parametrize(
+    ("intent", "taken", "left"), [("refund", "refund", "escalate"), ("talk", "escalate", "refund")]
+)
 async def test_triage_goes_where_its_predicate_leads_and_the_other_branch_is_skipped(
     intent: str, taken: str, left: str
 ) -> None:

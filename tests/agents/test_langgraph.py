@@ -19,14 +19,8 @@ from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 
 from durable_agent.agents.langgraph import run_graph, setup
-from durable_agent.core.records import (
-    Failed,
-    InDoubt,
-    Outcome,
-    Replay,
-    Succeeded,
-    Suspended,
-)
+from durable_agent.core.outcomes import Failed, InDoubt, Outcome, Succeeded, Suspended
+from durable_agent.core.records import Replay
 from durable_agent.errors import FatalError, LeaseLost, Unrecorded
 from durable_agent.flow.context import Context
 from durable_agent.flow.steps import Step

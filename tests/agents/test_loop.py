@@ -67,7 +67,9 @@ def call(tool: str, number: str = "1", /, **arguments: Any) -> ToolCall:
     return ToolCall(number, tool, arguments)
 
 
-async def agent(tools: Counted, script: list[Any], *names: str, answers: Any = None, budget: Any = (), **config: Any) -> Any:
+async def agent(
+    tools: Counted, script: list[Any], *names: str, answers: Any = None, budget: Any = (), **config: Any
+) -> Any:
     """Run an agent with a scripted model to its end."""
     given = {"agent": {"name": "a", "model": "m", "tools": list(names), **config}, "input": "go"}
     step = Step("agent", "agent", given, StepKind.AGENT)
@@ -173,7 +175,9 @@ async def test_a_call_that_needs_approval_waits_for_it_and_a_rejection_is_an_ans
         assert wait.asked.request["arguments"] == {"amount": 5}
         engine.answer(wait.id, decision, reason="because")
 
-    run = await agent(tools, [said(call("charge", amount=5)), Reply("ok")], "charge", approve=["charge"], answers=answer)
+    run = await agent(
+        tools, [said(call("charge", amount=5)), Reply("ok")], "charge", approve=["charge"], answers=answer
+    )
     assert run.status == "completed"
     if decision is Decision.APPROVED:
         assert [amount for amount, _ in tools.calls] == [5]

@@ -44,7 +44,8 @@ from pydantic_ai.usage import RequestUsage
 
 from durable_agent.agents.pydantic_ai import ANSWER_TOKENS, durable, idempotency_key, run_agent
 from durable_agent.core.gate import Heard, Passing
-from durable_agent.core.records import Booked, Exchange, Intended, Limit, Outcome, Recorded, Verdict
+from durable_agent.core.outcomes import Booked, Exchange, Intended, Outcome, Recorded, Verdict
+from durable_agent.core.records import Limit
 from durable_agent.core.states import StepStatus
 from durable_agent.core.waits import Decision
 from durable_agent.errors import FatalError
@@ -656,6 +657,14 @@ async def test_a_picture_has_a_bound_and_what_only_the_provider_can_size_is_refu
     assert tokens is None if file == "document" else tokens is not None and tokens > 2 * ANSWER_TOKENS
     unlimited = await run_in_memory([Step("reads")], [reads])
     assert unlimited.status == "completed"
+
+
+async def test_a_model_without_a_price_is_not_asked_where_money_is_limited() -> None:
+    run = await run_in_memory([Step("counted")], [counted], budget=[Limit("microusd", 1_000_000)])
+    assert (run.status, ASKED) == ("failed", [])
+    assert run.steps[0].error is not None
+    assert "price" in run.steps[0].error["message"]
+    assert [(one.spent, one.reserved) for one in run.budgets] == [(0, 0)]
 
 
 async def test_a_provider_that_says_not_now_shuts_its_gate() -> None:

@@ -20,18 +20,8 @@ from durable_agent.agents.tools import (
     create_text_artifact,
     web_tools_from_env,
 )
-from durable_agent.core.records import (
-    Claim,
-    Failed,
-    Lease,
-    RunId,
-    StepKind,
-    Stored,
-    Succeeded,
-    Suspended,
-    Tenant,
-    Token,
-)
+from durable_agent.core.outcomes import Failed, Stored, Succeeded, Suspended
+from durable_agent.core.records import Claim, Lease, RunId, StepKind, Tenant, Token
 from durable_agent.egress import Blocked, Egress
 from durable_agent.errors import FatalError, InvalidRequest, RateLimited, RetryableError
 from durable_agent.flow.registry import Registry

@@ -49,7 +49,12 @@ async def ended(api: Api, run: str) -> dict[str, Any]:
 
 async def test_an_agent_is_created_changed_listed_and_forgotten(api: Api) -> None:
     one = await made(api, budgets=[{"meter": "tokens", "cap": 1000, "window_s": 3600}])
-    assert (one["name"], one["version"], one["tools"], one["system"]) == ("researcher", 1, ["calculator"], "You research.")
+    assert (one["name"], one["version"], one["tools"], one["system"]) == (
+        "researcher",
+        1,
+        ["calculator"],
+        "You research.",
+    )
     assert one["budgets"][0] | {} == {
         "meter": "tokens", "window_s": 3600, "cap": 1000, "spent": 0, "reserved": 0, "on_limit": "pause", "due_at": None,
     }  # fmt: skip
@@ -203,5 +208,10 @@ async def test_a_gate_is_limited_and_shown(api: Api) -> None:
     answer = await api.http.put("/gates/provider:openai", json={"requestsPerMinute": 60, "concurrency": 2})
     assert answer.status_code == 200
     (row,) = (await api.http.get("/gates")).json()["items"]
-    assert (row["name"], row["requests_per_minute"], row["state"], row["in_use"]) == ("provider:openai", 60, "closed", 0)
+    assert (row["name"], row["requests_per_minute"], row["state"], row["in_use"]) == (
+        "provider:openai",
+        60,
+        "closed",
+        0,
+    )
     assert (await api.http.put("/gates/provider:openai", json={"concurrency": 0})).status_code == 422

@@ -33,7 +33,7 @@ async def test_the_three_steps_of_the_readme_answer_alike_every_time() -> None:
     first = await once()
     assert first == await once()
     assert first[1]["count"] == 5
-    assert first[2]["text"].startswith('Summarize the data. What is known: transform: {"count":5')
+    assert first[2]["text"].startswith('You asked: Summarize the data. What is known: transform: {"count":5')
 
 
 @pytest.mark.parametrize("given", [{"failure_rate": 1}, {"failureRate": "1.0"}, {"simulateFailure": 1.0}])

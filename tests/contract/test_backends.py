@@ -11,25 +11,19 @@ import pytest
 
 from durable_agent.core.effects import effect_key
 from durable_agent.core.events import digest, dumps
-from durable_agent.core.records import (
-    Claim,
-    EffectClass,
-    EffectState,
+from durable_agent.core.outcomes import (
     Exchange,
     Failed,
-    FailureClass,
     InDoubt,
     Intended,
     Noted,
     Outcome,
     Recorded,
     Released,
-    RunSpec,
     Suspended,
-    Token,
     Verdict,
-    WaitKind,
 )
+from durable_agent.core.records import Claim, EffectClass, EffectState, FailureClass, RunSpec, Token, WaitKind
 from durable_agent.testing import FakeBackend
 from tests.support.postgres import Database
 from tests.support.runs import engine_on, ok, run_of, step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_agent.core.records import Succeeded, Verdict
+from durable_agent.core.outcomes import Succeeded, Verdict
 from durable_agent.db.doorbell import Bell, Listener
 from durable_agent.engine.backend import PostgresBackend
 from durable_agent.telemetry import Counters

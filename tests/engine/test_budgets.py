@@ -13,22 +13,8 @@ import pytest
 
 from durable_agent.core.effects import effect_key
 from durable_agent.core.events import digest, dumps
-from durable_agent.core.records import (
-    DEFAULT_TENANT,
-    Booked,
-    Claim,
-    EffectClass,
-    EffectState,
-    Intended,
-    Limit,
-    Metered,
-    Recorded,
-    Released,
-    Suspended,
-    Used,
-    Verdict,
-    WaitKind,
-)
+from durable_agent.core.outcomes import Booked, Intended, Metered, Recorded, Released, Suspended, Used, Verdict
+from durable_agent.core.records import DEFAULT_TENANT, Claim, EffectClass, EffectState, Limit, WaitKind
 from durable_agent.engine import control
 from durable_agent.engine.grant import grant, settle_budgets
 from durable_agent.errors import InvalidRequest

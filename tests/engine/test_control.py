@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from durable_agent.core.records import DEFAULT_TENANT, Verdict
+from durable_agent.core.outcomes import Verdict
+from durable_agent.core.records import DEFAULT_TENANT
 from durable_agent.engine import control
 from durable_agent.errors import Conflict, NotFound
 from tests.support.runs import Engine, ok, run_of, step

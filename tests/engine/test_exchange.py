@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from durable_agent.core.records import DEFAULT_TENANT, Failed, FailureClass, Released, RetryPolicy, Token, Verdict
+from durable_agent.core.outcomes import Failed, Released, Verdict
+from durable_agent.core.records import DEFAULT_TENANT, FailureClass, RetryPolicy, Token
 from durable_agent.engine import control
 from tests.support.runs import Engine, ok, run_of, step
 

@@ -9,19 +9,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from durable_agent.core.events import digest
-from durable_agent.core.records import (
-    DEFAULT_TENANT,
-    EffectClass,
-    EffectState,
-    FailureClass,
-    InDoubt,
-    Intended,
-    Recorded,
-    Released,
-    RetryPolicy,
-    Suspended,
-    WaitKind,
-)
+from durable_agent.core.outcomes import InDoubt, Intended, Recorded, Released, Suspended
+from durable_agent.core.records import DEFAULT_TENANT, EffectClass, EffectState, FailureClass, RetryPolicy, WaitKind
 from durable_agent.core.states import RunStatus, StepStatus
 from durable_agent.core.waits import ALLOWED, Decision
 from durable_agent.engine import answer, control

@@ -11,7 +11,8 @@ import psycopg
 from durable_agent.core.effects import effect_key
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.gate import Heard
-from durable_agent.core.records import DEFAULT_TENANT, Claim, EffectClass, Intended, Released, Verdict
+from durable_agent.core.outcomes import Intended, Released, Verdict
+from durable_agent.core.records import DEFAULT_TENANT, Claim, EffectClass
 from durable_agent.engine import gate
 from durable_agent.engine.explain import explain
 from tests.support.postgres import Database

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from durable_agent.core.records import Claim, Outcome, Verdict
+from durable_agent.agents.models import WorkerModels
+from durable_agent.core.outcomes import Outcome, Verdict
+from durable_agent.core.records import Claim
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import invoke
+from durable_agent.worker.gates import no_gate
 
 
 class Alone:
@@ -43,3 +46,12 @@ class Alone:
 
     async def put(self, content: bytes) -> str:
         raise NotImplementedError
+
+    def models(self) -> WorkerModels:
+        return WorkerModels.from_env({})
+
+    def say(self, effect: int, text: str) -> None:
+        return
+
+    async def pass_gate(self, name: str | None, tokens: int) -> Any:
+        return no_gate()

@@ -11,21 +11,18 @@ from uuid import UUID, uuid4
 import psycopg
 
 from durable_agent.core.events import dumps
+from durable_agent.core.outcomes import Failed, Outcome, Succeeded, Verdict
 from durable_agent.core.port import Offer
 from durable_agent.core.records import (
     DEFAULT_TENANT,
     Claim,
     Dependency,
-    Failed,
     FailureClass,
-    Outcome,
     RetryPolicy,
     RunSpec,
     SessionId,
     StepKind,
     StepSpec,
-    Succeeded,
-    Verdict,
 )
 from durable_agent.db import reads
 from durable_agent.db.doorbell import Bell

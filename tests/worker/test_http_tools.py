@@ -9,7 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from durable_agent.core.records import Claim, Failed, InDoubt, Lease, Outcome, RunId, StepKind, Succeeded, Tenant, Token
+from durable_agent.core.outcomes import Failed, InDoubt, Outcome, Succeeded
+from durable_agent.core.records import Claim, Lease, RunId, StepKind, Tenant, Token
 from durable_agent.flow.http import http_tool, retry_after_s
 from durable_agent.flow.registry import Registry
 from durable_agent.worker.attempt import run_attempt

@@ -11,7 +11,9 @@ async def stripe_refund(ctx: Context, charge: str = "", amount: int = 0) -> dict
 
 triage = (
     Graph("triage")
-    .node("classify", agent="supervisor", llm="default", prompt="Say in a line what the customer wants.", max_tokens=1024)
+    .node(
+        "classify", agent="supervisor", llm="default", prompt="Say in a line what the customer wants.", max_tokens=1024
+    )
     .node("refund", agent="pipeline", tools=[stripe_refund])
     .node("escalate", agent="pipeline", prompt="A person takes over.")
     .edge("classify", "refund", lambda edge: edge.input.get("intent") == "refund")

@@ -109,33 +109,6 @@ _DELETE_RUNS: Final[tuple[LiteralString, ...]] = (
     " where c.thread_id = b.thread_id and c.checkpoint_ns = b.checkpoint_ns"
     " and c.checkpoint -> 'channel_versions' ->> b.channel = b.version)",
 )
-# Deletes, of so many threads after one, those of runs that are no more; tells after which to go on (null: that was all) and
-# how many went. A name that an author gave is no run's. Index: the primary keys by thread, runs_pk of one partition.
-# Locks: an advisory lock, so that one does it at a time; the rows it deletes, which nobody holds a lease to write any more.
-_FORGET: Final[LiteralString] = """
-with recursive turn as materialized (
-  select pg_try_advisory_xact_lock(hashtext('durable_agent.langgraph')) as mine
-), threads as (
-  (select c.thread_id, 1 as n from turn t, langgraph.checkpoints c
-   where t.mine and c.thread_id > %(after)s::text order by c.thread_id limit 1)
-  union all
-  select x.thread_id, t.n + 1 from threads t cross join lateral (
-    select c.thread_id from langgraph.checkpoints c where c.thread_id > t.thread_id order by c.thread_id limit 1
-  ) x where t.n < %(threads)s::int
-), runs_of as (
-  select t.thread_id, case when t.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/' then left(t.thread_id, 36)::uuid end as run
-  from threads t
-), gone as materialized (
-  select x.thread_id from runs_of x
-  where x.run is not null and not exists (
-    select from tenants n cross join lateral (select from runs r where r.tenant = n.tenant and r.id = x.run limit 1) y
-  )
-), effects_gone as (delete from langgraph.step_effects d using gone g where d.thread_id = g.thread_id),
-writes_gone as (delete from langgraph.checkpoint_writes d using gone g where d.thread_id = g.thread_id),
-blobs_gone as (delete from langgraph.checkpoint_blobs d using gone g where d.thread_id = g.thread_id),
-checkpoints_gone as (delete from langgraph.checkpoints d using gone g where d.thread_id = g.thread_id)
-select (select t.thread_id from threads t where t.n = %(threads)s::int), (select count(*)::int from gone)
-"""
 
 
 class FencedSaver(AsyncPostgresSaver):
@@ -358,21 +331,6 @@ async def setup(direct_url: str) -> None:
             f"the tables of LangGraph's checkpoints cannot be made: {first_line(error)};"
             " give durable-agent a database of its own, whose owner it is"
         ) from error
-
-
-async def forget(conn: Connection, *, threads: int = 100) -> int:
-    """Return how many threads were deleted because their runs are no more; where another does the same, what is left is its.
-
-    A database without the tables has none. `conn` commits by itself: so many `threads` are looked at in a transaction.
-    """
-    made = await (await conn.execute("select to_regclass('langgraph.step_effects') is not null")).fetchone()
-    after: str | None = "" if made is not None and made[0] else None
-    count = 0
-    while after is not None:
-        row = await (await conn.execute(_FORGET, {"after": after, "threads": threads})).fetchone()
-        after, gone = row or (None, 0)
-        count += gone
-    return count
 
 
 async def _locked(conn: AsyncConnection[DictRow]) -> None:

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticSerializationError, to_jsonable_python
 
 from durable_agent.core.events import digest, dumps
-from durable_agent.core.records import Used
+from durable_agent.core.outcomes import Used
 from durable_agent.errors import FatalError, RateLimited, RetryableError, StepError, UnknownOutcome
 from durable_agent.flow.context import Context
 from durable_agent.flow.effects import Order, Terms

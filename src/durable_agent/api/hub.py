@@ -123,7 +123,12 @@ async def follow(
     empty page says that nothing came for a while. What models say meanwhile comes between, as frames without a number.
     Raises NotFound.
     """
-    await _require(db, tenant, run_id)
+    while True:
+        try:
+            await _require(db, tenant, run_id)
+            break
+        except DatabaseUnavailable:
+            await asyncio.sleep(FAST_S)
     with hub.watch(tenant, run_id, after) as watcher:
         while True:
             watcher.news.clear()
@@ -132,9 +137,7 @@ async def follow(
                 async with db.reading() as conn:
                     if watcher.speaking:
                         watcher.speaking = False
-                        said = watcher.fresh(
-                            await reads.rows(conn, DELTAS.of_run, {"tenant": tenant, "run": run_id})
-                        )
+                        said = watcher.fresh(await reads.rows(conn, DELTAS.of_run, {"tenant": tenant, "run": run_id}))
                     rows = await reads.events(conn, tenant, run_id, after=watcher.seq, limit=PAGE)
                     head = await reads.rows(conn, reads.READS.run_exists, {"tenant": tenant, "run": run_id})
             except DatabaseUnavailable:

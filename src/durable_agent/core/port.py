@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from durable_agent.core.gate import Heard, Passing
-from durable_agent.core.records import Exchange, Lease, Outcome, SessionId, Token, Verdict
+from durable_agent.core.outcomes import Exchange, Outcome, Verdict
+from durable_agent.core.records import Lease, SessionId, Token
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,12 +58,14 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One run's part of a comparison: how a step ended, in how many seconds, at which attempt."""
+    """One run's part of a comparison: how a step ended, in how many seconds, at which attempt, what its models cost."""
 
     status: str
     output: Any
     seconds: float | None
     attempts: int
+    tokens: int = 0
+    microusd: int = 0
 
 
 def compare(ours: Mapping[str, Side], theirs: Mapping[str, Side]) -> dict[str, Any]:

@@ -12,18 +12,9 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from durable_agent.core.gate import Heard, Passing
+from durable_agent.core.outcomes import Exchange, Failed, Outcome, Verdict
 from durable_agent.core.port import Delta, Offer, ToolServer
-from durable_agent.core.records import (
-    DEFAULT_TENANT,
-    Exchange,
-    Failed,
-    FailureClass,
-    Lease,
-    Outcome,
-    Tenant,
-    Token,
-    Verdict,
-)
+from durable_agent.core.records import DEFAULT_TENANT, FailureClass, Lease, Tenant, Token
 from durable_agent.db.arrays import literals
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, WINDOW_S, Bell, Listener
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line

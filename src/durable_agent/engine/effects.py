@@ -10,7 +10,8 @@ from uuid import UUID
 from durable_agent.core import budget
 from durable_agent.core.budget import Exceeded, Unbounded
 from durable_agent.core.events import digest, dumps
-from durable_agent.core.records import EffectState, InDoubt, Intended, Noted, Outcome, Recorded, Verdict, WaitKind
+from durable_agent.core.outcomes import InDoubt, Intended, Noted, Outcome, Recorded, Verdict
+from durable_agent.core.records import EffectState, WaitKind
 from durable_agent.core.states import RunStatus, StepEvent
 from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.db.arrays import literals

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from durable_agent.core.outcomes import ON_THE_WAY, Emitted, Exchange, Outcome, Verdict
 from durable_agent.core.port import Offer
-from durable_agent.core.records import ON_THE_WAY, Emitted, Exchange, Outcome, Tenant, Token, Turn, Verdict
+from durable_agent.core.records import Tenant, Token, Turn
 from durable_agent.core.states import IllegalTransition, RunStatus
 from durable_agent.core.turns import Share, priority_rank, share
 from durable_agent.db.batch import batch

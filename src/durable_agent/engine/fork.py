@@ -268,12 +268,16 @@ async def diff(db: Database, tenant: Tenant, run_id: UUID, other: UUID) -> dict[
                 raise NotFound(f"run {one} does not exist", run_id=str(one))
             steps = await reads.steps(conn, tenant, one)
             sides.append({step["name"]: _side(step) for step in steps})
-            told.append({"run_id": str(one), "status": run["status"], "seconds": _seconds(run)})
+            tokens = run["input_tokens"] + run["output_tokens"]
+            spent = {"calls": run["calls"], "tokens": tokens, "microusd": run["microusd"]}
+            told.append({"run_id": str(one), "status": run["status"], "seconds": _seconds(run), **spent})
     return orjson.loads(orjson.dumps({"a": told[0], "b": told[1], **compare(*sides)}))  # type: ignore[no-any-return]
 
 
 def _side(step: Mapping[str, Any]) -> Side:
-    return Side(step["status"], step["output"], _seconds(step), step["failures"] + (step["status"] == "succeeded"))
+    attempts = step["failures"] + (step["status"] == "succeeded")
+    spent = step["tokens"] or 0, step["microusd"] or 0
+    return Side(step["status"], step["output"], _seconds(step), attempts, *spent)
 
 
 def _seconds(row: Mapping[str, Any]) -> float | None:

@@ -14,7 +14,8 @@ from uuid import UUID
 
 import psycopg
 
-from durable_agent.core.records import Lease, RunId, Tenant, Token, Verdict
+from durable_agent.core.outcomes import Verdict
+from durable_agent.core.records import Lease, RunId, Tenant, Token
 from durable_agent.db.arrays import literals
 from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
@@ -25,12 +26,14 @@ from durable_agent.engine.caps import release_after, release_all
 from durable_agent.engine.claim import Step, idempotency_key
 from durable_agent.engine.conclude import cancel_failed, ended_children
 from durable_agent.engine.exchange import SESSIONS, wind_up
+from durable_agent.engine.forget import forget
 from durable_agent.engine.gate import GATES
 from durable_agent.engine.grant import settle_budgets
 from durable_agent.engine.journal import EFFECTS, Journal, read_now
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Lost, Settlement, read
 from durable_agent.engine.waiting import settle_waiting
+from durable_agent.errors import DatabaseUnavailable
 from durable_agent.telemetry import Counters, logger
 
 log = logger("reap")
@@ -96,7 +99,7 @@ class Upkeep:
             await self._pause(wait_s)
             try:
                 wait_s = await self._tick(loop.time())
-            except TRANSIENT as error:
+            except (*TRANSIENT, DatabaseUnavailable) as error:
                 log.info("tick_failed", error=first_line(error))
                 self._quiet_until = loop.time() + QUIET_S
                 wait_s = self.tick_s * (0.5 + random.random())
@@ -132,6 +135,7 @@ class Upkeep:
             if now_s >= self._partitions_at:
                 self._partitions_at = now_s + PARTITIONS_S * (0.75 + random.random() / 2)
                 await self.keep_partitions(conn)
+                await forget(conn)
         if seen.overdue or now_s >= self._children_at:
             self._children_at = now_s + CHILDREN_S * (0.75 + random.random() / 2)
             await self.settle_waits()

@@ -20,28 +20,23 @@ from uuid_utils.compat import uuid7
 
 from durable_agent.core import retry
 from durable_agent.core.events import digest, dumps
-from durable_agent.core.records import (
+from durable_agent.core.outcomes import (
     Booked,
-    EffectClass,
     Emitted,
     Failed,
-    FailureClass,
     InDoubt,
     Intended,
-    Lease,
     Metered,
     Noted,
     Outcome,
     Recorded,
     Released,
-    RetryPolicy,
     Stored,
     Succeeded,
     Suspended,
-    Token,
     Verdict,
-    WaitKind,
 )
+from durable_agent.core.records import EffectClass, FailureClass, Lease, RetryPolicy, Token, WaitKind
 from durable_agent.core.states import RunStatus, StepEvent
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection

@@ -15,7 +15,7 @@ from uuid import UUID
 from durable_agent.core import budget
 from durable_agent.core.budget import Budget, Exceeded, Unbounded
 from durable_agent.core.events import dumps
-from durable_agent.core.records import Booked, Used
+from durable_agent.core.outcomes import Booked, Used
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection

@@ -15,7 +15,8 @@ import orjson
 from durable_agent.core.effects import Diverged, Ledger
 from durable_agent.core.events import digest as digest_of
 from durable_agent.core.graph import plan
-from durable_agent.core.records import Claim, Emitted, RunSpec, StepSpec, Stored, Suspended, WaitKind
+from durable_agent.core.outcomes import Emitted, Stored, Suspended
+from durable_agent.core.records import Claim, RunSpec, StepSpec, WaitKind
 from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.errors import Divergence, Expired, FatalError, Rejected
 from durable_agent.flow.effects import Calls, Order

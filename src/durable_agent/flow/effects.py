@@ -14,12 +14,8 @@ import orjson
 from durable_agent import errors
 from durable_agent.core.effects import Diverged, Fresh, Ledger, Recovery, effect_key, recovery
 from durable_agent.core.events import digest, dumps
-from durable_agent.core.records import (
+from durable_agent.core.outcomes import (
     Booked,
-    Claim,
-    Effect,
-    EffectClass,
-    EffectState,
     InDoubt,
     Intended,
     Metered,
@@ -30,6 +26,7 @@ from durable_agent.core.records import (
     Used,
     Verdict,
 )
+from durable_agent.core.records import Claim, Effect, EffectClass, EffectState
 from durable_agent.errors import (
     BudgetExceeded,
     Divergence,

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
-from durable_agent.core.records import Claim, Outcome, Verdict
+from durable_agent.core.outcomes import Outcome, Verdict
+from durable_agent.core.records import Claim
 from durable_agent.errors import FatalError
 from durable_agent.flow.tools import Tool
 

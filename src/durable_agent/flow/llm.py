@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from durable_agent.core.events import digest, dumps
-from durable_agent.core.records import Used
+from durable_agent.core.outcomes import Used
 from durable_agent.flow.effects import Order, Terms
 from durable_agent.flow.model import ChatModel, Message, Reply, Request, ToolSpec, Usage
 from durable_agent.flow.tools import Tool, tool
@@ -136,7 +136,10 @@ async def converse(call: Caller, way: Way, said: Conversation, asked: Asked) -> 
         ears.append(Ear(way, effect, model))
         request = Request(tuple(said.messages), asked.tools, asked.max_tokens, asked.temperature, key, asked.timeout_s)
         reply = await model.reply(request, ears[-1])
-        cost, source = models.cost_microusd(model.provider, reply.model or model.name, reply.usage)
+        # By the name that was asked for, as it was bounded; a provider may answer with one that nobody has a price for.
+        cost, source = models.cost_microusd(model.provider, model.name, reply.usage)
+        if source == "none" and reply.model:
+            cost, source = models.cost_microusd(model.provider, reply.model, reply.usage)
         return {**reply.to_json(), "provider": model.provider, "microusd": cost, "price": source}
 
     async def ready() -> None:

@@ -14,6 +14,7 @@ import orjson
 from durable_agent.agents.kinds import AGENT_KINDS
 from durable_agent.artifacts import KEY, is_reference
 from durable_agent.core.events import dumps
+from durable_agent.core.outcomes import Failed, Outcome, Succeeded, Verdict
 from durable_agent.core.port import ToolServer
 from durable_agent.core.records import (
     DEFAULT_TENANT,
@@ -22,15 +23,11 @@ from durable_agent.core.records import (
     Effect,
     EffectClass,
     EffectState,
-    Failed,
     Lease,
-    Outcome,
     Replay,
     RunId,
     StepKind,
-    Succeeded,
     Token,
-    Verdict,
     WaitKind,
 )
 from durable_agent.engine.export import Export, parse_export

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from durable_agent.cli.processes import run, worker
+from durable_agent.core.outcomes import Exchange, Outcome, Verdict
 from durable_agent.core.port import AuthorTransaction, Backend
-from durable_agent.core.records import Exchange, Outcome, Verdict
 from durable_agent.settings import read_settings
 from durable_agent.telemetry import configure_logging
 

@@ -19,6 +19,23 @@ import orjson
 from durable_agent.core import retry
 from durable_agent.core.budget import Budget, Exceeded, Unbounded, admit, charge, counts, of_tool
 from durable_agent.core.graph import plan
+from durable_agent.core.outcomes import (
+    Booked,
+    Emitted,
+    Exchange,
+    Failed,
+    InDoubt,
+    Intended,
+    Metered,
+    Noted,
+    Outcome,
+    Recorded,
+    Released,
+    Stored,
+    Succeeded,
+    Suspended,
+    Verdict,
+)
 from durable_agent.core.port import AuthorTransaction
 from durable_agent.core.promotion import (
     ChildState,
@@ -33,31 +50,16 @@ from durable_agent.core.promotion import Outcome as ParentOutcome
 from durable_agent.core.records import (
     DEFAULT_TENANT,
     Answer,
-    Booked,
     Claim,
     Effect,
     EffectClass,
     EffectState,
-    Emitted,
-    Exchange,
-    Failed,
-    InDoubt,
-    Intended,
     Lease,
-    Metered,
-    Noted,
-    Outcome,
-    Recorded,
-    Released,
     RunId,
     RunSpec,
     StepKind,
     StepSpec,
-    Stored,
-    Succeeded,
-    Suspended,
     Token,
-    Verdict,
     WaitKind,
 )
 from durable_agent.core.states import StepStatus

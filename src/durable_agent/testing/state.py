@@ -8,7 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from durable_agent.core.budget import Budget
-from durable_agent.core.records import Answer, Effect, RunSpec, StepSpec, Suspended, Token
+from durable_agent.core.outcomes import Suspended
+from durable_agent.core.records import Answer, Effect, RunSpec, StepSpec, Token
 from durable_agent.core.states import StepStatus
 
 

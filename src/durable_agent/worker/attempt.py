@@ -11,7 +11,8 @@ from typing import Any
 
 from durable_agent.core.effects import own_word
 from durable_agent.core.events import dumps
-from durable_agent.core.records import Claim, Failed, FailureClass, InDoubt, Outcome, Replay, Succeeded
+from durable_agent.core.outcomes import Failed, InDoubt, Outcome, Succeeded
+from durable_agent.core.records import Claim, FailureClass, Replay
 from durable_agent.core.replay import first_difference
 from durable_agent.core.waits import Decision
 from durable_agent.errors import (

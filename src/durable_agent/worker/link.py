@@ -9,8 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 from durable_agent.artifacts import Artifacts
+from durable_agent.core.outcomes import Failed, Intended, Outcome, Succeeded, Verdict
 from durable_agent.core.port import AuthorTransaction, Backend, ToolServer
-from durable_agent.core.records import Claim, Failed, FailureClass, Intended, Outcome, Succeeded, Verdict
+from durable_agent.core.records import Claim, FailureClass
 from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost, Unrecorded
 from durable_agent.flow.link import Passage
 from durable_agent.flow.llm import Models

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from durable_agent.artifacts import Artifacts
+from durable_agent.core.outcomes import ON_THE_WAY, Failed, InDoubt, Outcome, Released, Verdict
 from durable_agent.core.port import Backend
-from durable_agent.core.records import ON_THE_WAY, Claim, Failed, InDoubt, Outcome, Released, Token, Verdict
+from durable_agent.core.records import Claim, Token
 from durable_agent.errors import DatabaseUnavailable, LeaseLost
 from durable_agent.flow.llm import Models
 from durable_agent.flow.registry import Registry

@@ -89,7 +89,7 @@ where e.tenant = %(tenant)s and e.run_id = %(run)s and e.step_no = %(no)s and e.
 -- name: of_run
 -- A run's effects, for its export. Index: effects_pk.
 select e.step_no, e.no, e.name, e.class, e.state, e.request_sha256, e.key, e.claim_no, e.sends, e.at, e.ended_at,
-       e.compensate, e.approval, e.request, e.result, e.error
+       e.compensate, e.approval, e.request, e.result, e.error, e.usage, e.microusd
 from effects e where e.tenant = %(tenant)s and e.run_id = %(run)s
 order by e.step_no, e.no;
 
