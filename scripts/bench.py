@@ -293,7 +293,9 @@ def measure_all(bench: Bench, wanted: set[str], repeat: int) -> dict[str, Any]:
     if "W8" in wanted:
         figures.update(effects.measure(bench, zygote, repeat, quantiles))
     if "W9" in wanted:
-        figures.update(agents.measure(bench, repeat, quantiles))
+        made = agents.measure(bench, repeat, quantiles)
+        figures["ratios"].update(made.pop("ratios"))
+        figures.update(made)
     if "idle" in wanted:
         figures["idle worker, queries/s"] = idle(bench)
     return figures

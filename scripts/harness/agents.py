@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from durable_agent.core.records import Limit, RunSpec, StepKind, StepSpec
+from harness import checkpoints
 from harness.llm import Llm, stub
 from harness.stand import SLOTS, Bench, run
 from harness.zygote import Zygote
@@ -85,6 +86,7 @@ def reservations(bench: Bench, zygote: Zygote) -> float:
 
 def measure(bench: Bench, repeat: int, quantiles: Callable[[list[float]], Any]) -> dict[str, Any]:
     """Return the figures of W9."""
+    stock, fenced = checkpoints.puts(bench, repeat)
     with stub(tool="work", calls=TOOL_CALLS, delay_s=DELAY_S) as llm:
         zygote = zygote_for(bench, llm)
         figures = {
@@ -98,4 +100,7 @@ def measure(bench: Bench, repeat: int, quantiles: Callable[[list[float]], Any]) 
             "W9 reservations/s on one budget": statistics.median(reservations(bench, zygote) for _ in range(repeat)),
         }
         zygote.close()
+    figures["W9 checkpoints/s, LangGraph's own saver"] = stock
+    figures["W9 checkpoints/s, fenced"] = fenced
+    figures["ratios"] = {"W9 checkpoints/s, fenced": round(fenced / stock, 2)}
     return figures

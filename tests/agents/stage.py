@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from durable_agent.core.records import DEFAULT_TENANT, Claim
 from durable_agent.core.waits import Decision
 from durable_agent.db.pool import Connection
 from durable_agent.engine.answer import answer
-from durable_agent.engine.exchange import SESSIONS
+from durable_agent.engine.fence import fenced
 from durable_agent.errors import LeaseLost
 from durable_agent.flow.context import Context
 from durable_agent.flow.link import Passage
@@ -70,17 +70,8 @@ class Way(AttemptLink):
             raise LeaseLost("the step is no longer this worker's")
         return verdicts[-1]
 
-    @asynccontextmanager
-    async def fenced(self, claim: Claim) -> AsyncIterator[Connection]:
-        lease = claim.lease
-        where = {
-            "tenant": lease.tenant, "run": lease.run_id, "no": lease.step_no, "claim_no": lease.claim_no,
-            "token": lease.token,
-        }  # fmt: skip
-        async with self.hand.pools.transaction() as conn, conn.transaction():
-            if await (await conn.execute(SESSIONS.fence, where)).fetchone() is None:
-                raise LeaseLost("the step is no longer this worker's")
-            yield conn
+    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Connection]:
+        return fenced(self.hand.pools, claim.lease)
 
     def reading(self) -> Any:
         return self.hand.pools.reading()

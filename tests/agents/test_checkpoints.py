@@ -119,6 +119,7 @@ async def test_a_lease_is_not_taken_away_in_the_middle_of_a_write(stage: Stage) 
     @asynccontextmanager
     async def slowly() -> AsyncIterator[Connection]:
         async with held.fenced(claim) as conn:  # type: ignore[attr-defined]
+            await (await conn.execute("select 1")).fetchone()  # what is gathered goes out with the first question
             begun.set()
             await go_on.wait()
             yield conn

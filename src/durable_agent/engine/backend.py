@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from uuid import UUID
 
 import psycopg
@@ -22,8 +21,9 @@ from durable_agent.db.sql import load
 from durable_agent.engine import gate
 from durable_agent.engine.answer import settle_children
 from durable_agent.engine.exchange import SESSIONS, Done, Room, exchange, look, settle_within
+from durable_agent.engine.fence import fenced
 from durable_agent.engine.servers import tool_server
-from durable_agent.errors import DatabaseUnavailable, LeaseLost, LostRace, RetryableError
+from durable_agent.errors import DatabaseUnavailable, LostRace, RetryableError
 from durable_agent.telemetry import Counters
 from durable_agent.vault import Vault
 
@@ -126,14 +126,9 @@ class PostgresBackend:
                 await conn.execute(DELTAS.add, literals(columns, rows))
             self._bell.ring(EVENTS)
 
-    @asynccontextmanager
-    async def fenced(self, lease: Lease) -> AsyncIterator[Connection]:
+    def fenced(self, lease: Lease) -> AbstractAsyncContextManager[Connection]:
         """See `core.port.Backend.fenced`."""
-        async with self._db.transaction() as conn, conn.transaction():
-            params = {**_named(lease), "claim_no": lease.claim_no, "token": lease.token}
-            if await (await conn.execute(SESSIONS.fence, params)).fetchone() is None:
-                raise LeaseLost(f"step {lease.step_no} of run {lease.run_id} is no longer this worker's")
-            yield conn
+        return fenced(self._db, lease)
 
     def reading(self) -> AbstractAsyncContextManager[Connection]:
         """See `core.port.Backend.reading`."""
@@ -188,10 +183,6 @@ def _available(what: str) -> Iterator[None]:
 
 def _where(lease: Lease) -> tuple[int, UUID, int]:
     return lease.tenant, lease.run_id, lease.step_no
-
-
-def _named(lease: Lease) -> dict[str, Any]:
-    return {"tenant": lease.tenant, "run": lease.run_id, "no": lease.step_no}
 
 
 def refused(outcome: Outcome, error: psycopg.Error) -> Outcome:

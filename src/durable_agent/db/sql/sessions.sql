@@ -25,11 +25,15 @@ select q.token from queue q where q.session = %(session)s and q.state = 'leased'
 select q.token from queue q where q.session = %(session)s and q.state = 'leased';
 
 -- name: fence
--- A live lease, held against everybody who would end it until this transaction ends. Index: queue_pk. Locks: the queue row.
-select 1 from queue q
-where q.tenant = %(tenant)s and q.run_id = %(run)s and q.no = %(no)s
-  and q.state || '' = 'leased' and q.claim_no = %(claim_no)s and q.token = %(token)s
-for share;
+-- Holds a live lease against everybody who would end it until this transaction ends, or undoes the transaction.
+-- Index: queue_pk. Locks: the queue row.
+with held as (
+  select 1 from queue q
+  where q.tenant = %(tenant)s and q.run_id = %(run)s and q.no = %(no)s
+    and q.state || '' = 'leased' and q.claim_no = %(claim_no)s and q.token = %(token)s
+  for share
+)
+select require_rows((select count(*) from held), 1, 'fence');
 
 -- name: stop
 -- A worker session ended in order: its leases were given back. Index: workers_pk. Locks: the session's row.
