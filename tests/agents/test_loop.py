@@ -244,3 +244,24 @@ async def test_the_budget_ends_the_run_in_the_middle_and_what_was_called_stays_c
 async def test_a_tool_the_worker_does_not_offer_is_named() -> None:
     run = await agent(Counted(), [Reply("x")], "nowhere")
     assert "'nowhere'" in run.step("agent").error["message"]
+
+
+async def test_what_the_model_was_told_stays_what_it_was_when_the_step_goes_on_later() -> None:
+    moods: list[int] = []
+
+    @tool("moody", effect="safe")
+    async def moody() -> str:
+        """Refuse the first time, work ever after."""
+        moods.append(1)
+        if len(moods) == 1:
+            raise FatalError("not today")
+        return "fine"
+
+    tools = Counted()
+    tools.tools = (*tools.tools, moody)
+    script = [said(call("moody")), said(call("request_human_input", question="Go on?")), Reply("went on")]
+    answers = lambda engine, wait: engine.answer(wait.id, Decision.RESPONDED, "yes")  # noqa: E731
+    run = await agent(tools, script, "moody", "request_human_input", answers=answers)
+    assert run.status == "completed", run.step("agent").error
+    assert len(moods) == 1
+    assert "not today" in told(run)[0]["content"]

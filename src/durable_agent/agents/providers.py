@@ -312,9 +312,8 @@ def _answered(message: Message, provider: str) -> ModelResponse:
         if isinstance(found, ModelResponse):
             return found
     parts: list[Any] = [TextPart(message["text"])] if message["text"] else []
-    for call in message.get("calls", ()):
-        parts.append(ToolCallPart(_wire_name(call["name"]), call["arguments"], call["id"]))
-    return ModelResponse(parts)
+    calls = [ToolCallPart(_wire_name(call["name"]), call["arguments"], call["id"]) for call in message.get("calls", ())]
+    return ModelResponse([*parts, *calls])
 
 
 def _raw(response: ModelResponse, provider: str) -> Any:
@@ -331,14 +330,11 @@ def _offered(tools: Sequence[ToolSpec]) -> Any:
     from pydantic_ai.models import ModelRequestParameters
     from pydantic_ai.tools import ToolDefinition
 
-    return ModelRequestParameters(
-        function_tools=[
-            ToolDefinition(
-                name=_wire_name(t.name), parameters_json_schema=dict(t.parameters), description=t.description
-            )
-            for t in tools
-        ]
-    )
+    offered = [
+        ToolDefinition(name=_wire_name(t.name), parameters_json_schema=dict(t.parameters), description=t.description)
+        for t in tools
+    ]
+    return ModelRequestParameters(function_tools=offered)
 
 
 def _wire_name(name: str) -> str:
