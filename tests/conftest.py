@@ -16,6 +16,15 @@ from tests.support.runs import Engine, engine_on
 
 HERE = Path(__file__).parent
 LIVE = {"test_everything_killed", "test_waits"}
+# What kills whole processes, or is slow for the sake of another program: on one server only.
+ONCE = {
+    "test_kill_matrix",
+    "test_everything_killed",
+    "test_agents",
+    "test_tool_servers",
+    "test_langgraph",
+    "test_pydantic_ai",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,10 +48,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what is also run with LISTEN switched off: what goes through whole processes or the API and is about hints.
 
-    On another server than the embedded one only what asks for a server is run: the rest would be the same again.
+    On another server than the embedded one only what asks for a server is run, and of whole processes what is about its
+    statements: the rest would be the same again.
     """
     if os.environ.get("TEST_POSTGRES", "embedded") != "embedded":
-        same = [item for item in items if "admin_url" not in getattr(item, "fixturenames", ())]
+        same = [
+            item for item in items
+            if "admin_url" not in getattr(item, "fixturenames", ()) or item.path.parent.name == "cli" or item.path.stem in ONCE
+        ]  # fmt: skip
         config.hook.pytest_deselected(items=same)
         items[:] = [item for item in items if item not in set(same)]
     for item in items:

@@ -289,5 +289,5 @@ async def test_two_hundred_and_fifty_six_calls_at_once_and_kills_overshoot_nothi
     _, spent, reserved = budgets(database.url, run)["tokens"]
     assert reserved == 0
     assert most <= cap
-    assert spent > cap - 300  # it was used up, not guessed away
+    assert spent > cap - 8 * 300  # it was used up, but for what the other sessions held when it was
     await control.cancel(engine.pools, DEFAULT_TENANT, run, actor="me")

@@ -11,18 +11,8 @@ from uuid import UUID
 import orjson
 import pytest
 
-from durable_agent.core.records import (
-    Claim,
-    Failed,
-    FailureClass,
-    Lease,
-    Outcome,
-    RunId,
-    StepKind,
-    Succeeded,
-    Tenant,
-    Token,
-)  # fmt: skip
+from durable_agent.core.outcomes import Failed, Outcome, Succeeded
+from durable_agent.core.records import Claim, FailureClass, Lease, RunId, StepKind, Tenant, Token
 from durable_agent.flow.registry import Registry
 from durable_agent.worker.attempt import run_attempt
 from tests.support.alone import Alone
