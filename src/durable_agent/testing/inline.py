@@ -69,7 +69,7 @@ async def _quiet(worker: Worker, engine: FakeBackend) -> None:
     while idle < 3:
         await asyncio.sleep(0)
         ready = any(s.status == "ready" and s.due_s <= engine.now_s for r in engine.runs.values() for s in r.steps)
-        busy = worker.running or worker.has_outcomes or ready
+        busy = bool(worker.running) or worker.has_outcomes or ready
         if busy:
             worker.ready()
             await asyncio.sleep(0.001)
