@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -193,3 +194,33 @@ async def test_a_token_without_a_key_to_encrypt_it_is_refused(settings: Settings
     async with serving(settings) as api:
         answer = await api.http.post("/tool-servers", json={"name": "x", "url": "https://a", "token": "t"})
         assert (answer.status_code, "DURABLE_AGENT_SECRET_KEY" in answer.text) == (422, True)
+
+
+async def test_a_models_words_reach_who_watches_and_cancelling_cuts_the_connection(
+    stage: Stage, database: Database
+) -> None:
+    stage.model.script(Answer("Three plain words", endless=True))
+    budget = {"tokens": 100_000}
+    run = (await stage.api.http.post("/runs", json={"agent": "clerk", "input": "go", "budget": budget})).json()["id"]
+    heard, numbered = "", []
+    async with stage.api.socket(f"/ws/{run}") as socket:
+        async for text in socket:
+            event = orjson.loads(text)
+            if event["type"] == "llm.delta":
+                assert (event["seq"], event["step"], event["run_id"]) == (None, "clerk", run)
+                heard += event["data"]["text"]
+            else:
+                numbered.append(event["seq"])
+            if heard == "Three plain words":
+                break
+    assert numbered == list(range(1, len(numbered) + 1))
+    await stage.api.http.post(f"/runs/{run}/cancel")
+    await stage.model.seen[-1].gone.wait()
+    while True:
+        (row,) = (await stage.api.http.get(f"/runs/{run}/budget")).json()["limits"]
+        if row["spent"] < 1000:  # what it had used took the place of the whole bound
+            break
+        await asyncio.sleep(0.01)
+    assert row["reserved"] == 0
+    assert row["spent"] > 0
+    assert not [e for e in await stage.api.watch(run) if e["type"] == "llm.delta" and e["seq"] is not None]

@@ -63,7 +63,8 @@ class Ear:
 
     def text(self, delta: str) -> None:
         """See `flow.model.Listener.text`."""
-        self.way.say(self.effect, delta)
+        if self.model.provider != "offline":  # its answer is there at once
+            self.way.say(self.effect, delta)
 
     def usage(self, usage: Usage) -> None:
         """See `flow.model.Listener.usage`."""
