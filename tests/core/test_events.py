@@ -18,7 +18,7 @@ RUN = UUID(int=7)
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 STORY: list[tuple[str, int | None, dict[str, Any]]] = [
     ("run.created", None, {}), ("step.ready", 0, {}), ("run.started", None, {}), ("step.claimed", 0, {"claim_no": 1}),
-    ("step.lease_lost", 0, {"claim_no": 1}), ("step.claimed", 0, {"claim_no": 2}), ("step.succeeded", 0, {"claim_no": 2}),
+    ("step.lease_lost", 0, {"claim_no": 1, "crashes": 1}), ("step.claimed", 0, {"claim_no": 2}), ("step.succeeded", 0, {"claim_no": 2}),
     ("step.ready", 1, {}), ("step.claimed", 1, {"claim_no": 1}), ("step.failed", 1, {"claim_no": 1}),
     ("step.claimed", 1, {"claim_no": 2}), ("step.succeeded", 1, {"claim_no": 2}), ("run.completed", None, {}),
 ]  # fmt: skip

@@ -118,6 +118,7 @@ class FoldedStep:
     claim_no: int = 0
     failures: int = 0
     crashes: int = 0
+    got_on: int = 0
 
 
 @dataclass(slots=True)
@@ -180,8 +181,13 @@ def _fold_step(
                 raise ValueError(f"step {no} claimed before its parents {open_parents} were resolved")
         case StepEvent.FAILED:
             step.failures += 1
+        case StepEvent.EFFECT_RECORDED if data["state"] in ("done", "failed"):
+            step.got_on = data["claim_no"]
         case StepEvent.LEASE_LOST:
-            step.crashes += 1
+            # A lease that got its step on counts as the first that was lost.
+            step.crashes = 1 if step.got_on == step.claim_no else step.crashes + 1
+            if data["crashes"] != step.crashes:
+                raise ValueError(f"step {no} lost lease {data['crashes']} in a row, its events say {step.crashes}")
         case _:
             pass
     if event in _BY_LEASE and data["claim_no"] != step.claim_no:

@@ -33,7 +33,7 @@ select require_rows((select count(*) from changed), %(rows)s, 'intend_effects');
 -- Writes down what became of effects, fenced as their intents; what is not known holds what it reserved. Index: queue_pk, effects_pk. Locks: the effects' rows.
 with changed as (
   update effects e
-  set state = d.state, result = d.result, error = d.error, ended_at = %(now)s, usage = d.usage, microusd = d.microusd,
+  set state = d.state, claim_no = d.claim_no, result = d.result, error = d.error, ended_at = %(now)s, usage = d.usage, microusd = d.microusd,
       reserved = case when d.state = 'unknown' then e.reserved end
   from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(claim_nos)s::int[], %(tokens)s::uuid[],
               %(effects)s::int[], %(states)s::text[], %(results)s::text[]::json[], %(errors)s::text[]::json[],
