@@ -58,7 +58,7 @@ class Gate:
 class Passing:
     """What became of some asks: the first of them may start after so many seconds each; the others wait that long and ask again.
 
-    `why` names what holds them: rate, held, open, busy or nothing.
+    `why` names what holds them: rate, held, open, busy or nothing. `counted`: slots are limited, and the session's count.
     """
 
     starts: tuple[float, ...]
@@ -66,6 +66,7 @@ class Passing:
     why: str = ""
     limits: bool = False
     careful: bool = False
+    counted: bool = False
 
 
 class Heard(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -39,6 +40,7 @@ async def passing(
         if gate.concurrency is not None:
             slots = {**where, "slots": in_use + len(done.starts), "ttl_s": SLOT_TTL_S}
             await conn.execute(GATES.put_slots, slots)
+            done = replace(done, counted=True)
     return done
 
 

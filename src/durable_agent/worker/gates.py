@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -50,15 +51,22 @@ class Asks(Protocol):
 
 @dataclass(slots=True)
 class Line:
-    """Those who wait at one gate, and what is known of it."""
+    """Those who wait at one gate, and what is known of it. `in_use` are the passages given out and not given back.
 
+    Where the engine counts slots, `told` is what it believes this worker holds; one task alone asks and tells, so that no
+    answer is overtaken by an older number.
+    """
+
+    name: str
     waiting: list[tuple[int, asyncio.Future[float]]] = field(default_factory=list)
     in_use: int = 0
+    told: int | None = 0
+    counted: bool = False
     open_until_s: float = 0.0
     limited: bool = False
     careful: bool = False
-    asking: asyncio.Task[None] | None = None
-    told_at_s: float = 0.0
+    speaker: asyncio.Task[None] | None = None
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Gates:
@@ -76,7 +84,7 @@ class Gates:
                 async with asyncio.timeout(KEEP_S):
                     report = await self._reports.get()
             except TimeoutError:
-                await self._keep()
+                self._keep()
                 continue
             await self._tell(*report)
 
@@ -86,66 +94,97 @@ class Gates:
         except DatabaseUnavailable:
             return  # the next failure tells it again
 
-    async def _keep(self) -> None:
-        for name, line in self._lines.items():
-            if line.limited and line.in_use:
-                try:
-                    await self._asks.hold_slots(name, line.in_use)
-                except DatabaseUnavailable:
-                    return
+    def _keep(self) -> None:
+        for line in self._lines.values():
+            if line.in_use or line.told != 0:
+                line.told = None
+                self._slots_changed(line)
 
     def forget(self, name: str) -> None:
         """Take note that what was known of a gate is no longer true."""
-        self._lines.setdefault(name, Line()).open_until_s = 0.0
+        self._line(name).open_until_s = 0.0
 
     async def passed(self, name: str, tokens: int) -> Pass:
         """Return when the gate lets the caller through. Raises RateLimited when that takes longer than an attempt waits."""
-        line = self._lines.setdefault(name, Line())
-        if time.monotonic() >= line.open_until_s or line.limited:
-            future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-            line.waiting.append((tokens, future))
-            if line.asking is None or line.asking.done():
-                line.asking = asyncio.create_task(self._ask(name, line), name=f"gate {name}")
+        line = self._line(name)
+        if time.monotonic() < line.open_until_s and not line.limited:
+            line.in_use += 1
+        else:
+            await self._given(line, tokens)
+        return Pass(self, line, time.monotonic())
+
+    async def _given(self, line: Line, tokens: int) -> None:
+        """Return at the time of the passage that was asked for; given up before, it is given back."""
+        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        line.waiting.append((tokens, future))
+        self._speak(line)
+        try:
             start_s = await future
             if (early_s := start_s - time.monotonic()) > 0:
                 await asyncio.sleep(early_s)
-        line.in_use += 1
-        return Pass(self, name, line, time.monotonic())
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.free(line)
+            raise
 
-    async def _ask(self, name: str, line: Line) -> None:
-        """Ask for all who wait, until nobody does; whatever goes wrong, they hear of it."""
+    def _line(self, name: str) -> Line:
+        return self._lines.setdefault(name, Line(name))
+
+    def _speak(self, line: Line) -> None:
+        if line.speaker is None or line.speaker.done():
+            line.speaker = asyncio.create_task(self._ask(line), name=f"gate {line.name}")
+
+    def free(self, line: Line) -> None:
+        """Give a passage back; where slots are counted, the engine hears of it."""
+        line.in_use -= 1
+        self._slots_changed(line)
+
+    def _slots_changed(self, line: Line) -> None:
+        if line.counted:
+            line.freed.set()
+            self._speak(line)
+
+    async def _ask(self, line: Line) -> None:
+        """Ask for all who wait and tell what is held, until there is nothing to say; whatever goes wrong, they hear of it."""
         try:
-            await self._ask_all(name, line)
-        except Exception as error:
-            log.error("gate_failed", gate=name, error=f"{type(error).__name__}: {error}")
-            self._refuse(line, RetryableError(f"{name} cannot be asked: {error}"))
-
-    async def _ask_all(self, name: str, line: Line) -> None:
-        while True:
-            line.waiting = [(tokens, future) for tokens, future in line.waiting if not future.done()]
-            if not line.waiting:
-                return
-            batch = line.waiting[:MAX_ASKED]
-            asked_s = time.monotonic()
-            try:
-                answer = await self._asks.passing(name, [tokens for tokens, _ in batch], line.in_use)
-            except DatabaseUnavailable as error:
-                self._refuse(line, RetryableError(error.message))
-                return
-            line.limited, line.careful = answer.limits, answer.careful
-            if not (answer.limits or answer.careful):
-                line.open_until_s = asked_s + KNOWN_S
-            for (_, future), start_s in zip(batch, answer.starts, strict=False):
-                if not future.done():
-                    future.set_result(asked_s + start_s)
-            line.waiting = line.waiting[len(answer.starts) :]
-            if line.waiting and len(answer.starts) != len(batch):
-                if answer.wait_s > PATIENCE_S:
-                    self._refuse(
-                        line, RateLimited(f"{name} lets nothing through ({answer.why})", retry_after_s=answer.wait_s)
-                    )
+            while True:
+                line.freed.clear()
+                line.waiting = [(tokens, future) for tokens, future in line.waiting if not future.done()]
+                if line.waiting:
+                    await self._ask_for_all(line)
+                elif line.counted and line.told != (held := line.in_use):
+                    await self._asks.hold_slots(line.name, held)
+                    line.told = held
+                else:
                     return
-                await asyncio.sleep(answer.wait_s + 0.001)
+        except DatabaseUnavailable as error:
+            line.told = None  # until the next question, or `_keep`
+            self._refuse(line, RetryableError(error.message))
+        except Exception as error:
+            log.error("gate_failed", gate=line.name, error=f"{type(error).__name__}: {error}")
+            self._refuse(line, RetryableError(f"{line.name} cannot be asked: {error}"))
+
+    async def _ask_for_all(self, line: Line) -> None:
+        batch, held, asked_s = line.waiting[:MAX_ASKED], line.in_use, time.monotonic()
+        answer = await self._asks.passing(line.name, [tokens for tokens, _ in batch], held)
+        line.limited, line.careful, line.counted = answer.limits, answer.careful, answer.counted
+        line.told = held + len(answer.starts)
+        if not (answer.limits or answer.careful):
+            line.open_until_s = asked_s + KNOWN_S
+        for (_, future), start_s in zip(batch, answer.starts, strict=False):
+            if not future.done():
+                # Counted here and not where the caller wakes: the next question must not deny what this one gave.
+                line.in_use += 1
+                future.set_result(asked_s + start_s)
+        line.waiting = line.waiting[len(answer.starts) :]
+        if line.waiting and len(answer.starts) != len(batch):
+            if answer.wait_s > PATIENCE_S:
+                why = f"{line.name} lets nothing through ({answer.why})"
+                self._refuse(line, RateLimited(why, retry_after_s=answer.wait_s))
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(answer.wait_s + 0.001):
+                    await line.freed.wait()
 
     def _refuse(self, line: Line, error: Exception) -> None:
         for _, future in line.waiting:
@@ -153,9 +192,10 @@ class Gates:
                 future.set_exception(error)
         line.waiting = []
 
-    def left(self, name: str, line: Line, error: BaseException | None) -> None:
+    def left(self, line: Line, error: BaseException | None) -> None:
         """Take note that a call behind the gate ended; whether it worked is told where it matters."""
-        line.in_use -= 1
+        name = line.name
+        self.free(line)
         match error:
             case None | FatalError():
                 # A refusal is an answer, too: the other side works.
@@ -181,7 +221,6 @@ class Pass:
     """A passage through a gate; `through` uses it, `give_back` says that it was not."""
 
     gates: Gates
-    name: str
     line: Line
     since_s: float
 
@@ -190,9 +229,9 @@ class Pass:
         try:
             result = await call()
         except BaseException as error:
-            self.gates.left(self.name, self.line, error)
+            self.gates.left(self.line, error)
             raise
-        self.gates.left(self.name, self.line, None)
+        self.gates.left(self.line, None)
         return result
 
     def late(self) -> bool:
@@ -201,8 +240,8 @@ class Pass:
 
     def give_back(self) -> None:
         """Free the slot: the call is not made."""
-        self.line.in_use -= 1
-        self.gates.forget(self.name)
+        self.gates.free(self.line)
+        self.gates.forget(self.line.name)
 
 
 def no_gate() -> Any:
