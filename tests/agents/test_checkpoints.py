@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ import psycopg
 import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.test_utils import generate_checkpoint, generate_config, generate_metadata
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from durable_agent.agents.langgraph import FencedSaver, checkpointer, setup
 from durable_agent.core.records import Claim
 from durable_agent.db.pool import Connection
+from durable_agent.engine.fence import Fence
 from durable_agent.engine.forget import forget
 from durable_agent.errors import FatalError, LeaseLost, SchemaMismatch
 from tests.agents.stage import Stage, stage_on
@@ -114,19 +117,26 @@ async def test_a_saver_whose_lease_is_gone_writes_nothing(stage: Stage, name: st
 async def test_a_lease_is_not_taken_away_in_the_middle_of_a_write(stage: Stage) -> None:
     claim = await stage.claim()
     begun, go_on = asyncio.Event(), asyncio.Event()
-    held = stage.context(claim).link
+
+    class Slow(Fence):
+        @asynccontextmanager
+        async def transaction(self) -> AsyncIterator[Connection]:
+            async with super().transaction() as conn:
+                await (await conn.execute("select 1")).fetchone()  # what is gathered goes out with the first question
+                begun.set()
+                await go_on.wait()
+                yield conn
 
     @asynccontextmanager
-    async def slowly() -> AsyncIterator[Connection]:
-        async with held.fenced(claim) as conn:  # type: ignore[attr-defined]
-            await (await conn.execute("select 1")).fetchone()  # what is gathered goes out with the first question
-            begun.set()
-            await go_on.wait()
-            yield conn
+    async def slowly() -> AsyncIterator[Fence]:
+        async with stage.engine.pools.transaction() as conn:
+            yield Slow(conn, claim.lease)
 
-    saver = FencedSaver(fenced=slowly, reading=held.reading)  # type: ignore[attr-defined]
+    first = await saver_of(stage, claim)
+    config = await put(first, "t", x=[1])
+    saver = FencedSaver(fenced=slowly, reading=stage.engine.pools.reading)
     async with asyncio.TaskGroup() as group:
-        group.create_task(put(saver, "t", x=[1]))
+        group.create_task(saver.aput_writes(config, [("x", 2)], "task"))
         await begun.wait()
         with (
             psycopg.connect(stage.database.url, autocommit=True) as conn,
@@ -137,9 +147,34 @@ async def test_a_lease_is_not_taken_away_in_the_middle_of_a_write(stage: Stage) 
         other = await saver_of(stage, claim)
         await put(other, "u", x=[2])
         assert await kept(other, "u") == {"x": [2]}
-        assert await kept(other, "t") is None
+        assert stage.database.execute("select count(*) from langgraph.checkpoint_writes") == [(0,)]
         go_on.set()
-    assert await kept(saver, "t") == {"x": [1]}
+    assert stage.database.execute("select count(*) from langgraph.checkpoint_writes") == [(1,)]
+
+
+async def test_the_effects_of_a_task_are_done_with_when_its_own_writes_are_stored(stage: Stage) -> None:
+    claim, go_on = await stage.claim(), threading.Event()
+
+    class Slow(JsonPlusSerializer):
+        def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+            if obj == "held":
+                go_on.wait()
+            return super().dumps_typed(obj)
+
+    saver = await saver_of(stage, claim)
+    config = await put(saver, "t", x=[1])
+    saver = FencedSaver(
+        fenced=lambda: stage.context(claim).link.fenced(claim), reading=stage.engine.pools.reading,
+        effects_of={"a": (1,), "b": (2,)}.__getitem__,
+    )  # fmt: skip
+    saver.serde = Slow()
+    held = asyncio.create_task(saver.aput_writes(config, [("x", "held")], "a"))
+    await asyncio.sleep(0)  # it is begun, and waits for its writes to be serialised
+    await saver.aput_writes(config, [("x", "at once")], "b")
+    assert await saver.effects("t") == {2}
+    go_on.set()
+    await held
+    assert await saver.effects("t") == {1, 2}
 
 
 async def test_nothing_is_written_past_the_fence(stage: Stage) -> None:
@@ -191,7 +226,7 @@ async def test_what_postgresql_cannot_store_is_final(stage: Stage) -> None:
 
 
 async def test_the_tables_are_made_by_any_number_at_once_and_mended(database: Database, engine: Engine) -> None:
-    saver = FencedSaver(fenced=engine.pools.transaction, reading=engine.pools.reading)
+    saver = FencedSaver(fenced=lambda: pytest.fail("nothing is written"), reading=engine.pools.reading)
     with pytest.raises(SchemaMismatch, match="setup"):
         await saver.aget_tuple(generate_config("t"))
     await asyncio.gather(*(setup(database.url) for _ in range(4)))

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final, LiteralString, cast
 
 import psycopg
@@ -39,8 +40,8 @@ except ImportError as missing:
     raise Missing(f'LangGraph is not installed ({missing}): pip install "durable-agent[langgraph]"') from missing
 
 Connection = AsyncConnection[Any]
-# Opens a transaction in which the step's lease was checked and is held until the commit; raises LeaseLost.
-Fenced = Callable[[], AbstractAsyncContextManager[Connection]]
+# Lends what writes while the step's lease holds (`engine.fence.Fence`).
+Fenced = Callable[[], AbstractAsyncContextManager[Any]]
 # Lends a connection for reading.
 Reading = Callable[[], AbstractAsyncContextManager[Connection]]
 
@@ -49,9 +50,18 @@ _LOCK: Final = 4_837_261_906
 # What is written about a task without its having finished; anything else is its output.
 _CONTROL: Final = frozenset({ERROR, INTERRUPT, RESUME, "__error_source_node__"})
 
-# Which threads a write is about: set by the methods that write, and by nothing else.
-_WRITES_TO: ContextVar[tuple[str, ...]] = ContextVar("writes_to", default=())
-_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """What a method is about to write to: threads, alone or beside others, and the recorded effects that are done with."""
+
+    threads: tuple[str, ...]
+    alone: bool = False
+    done: tuple[int, ...] = ()
+
+
+# Set by the methods that write, and by nothing else.
+_WRITING: ContextVar[_Write | None] = ContextVar("writing", default=None)
 
 # Enters the schema for one transaction, which cannot write.
 _READ: Final[LiteralString] = (
@@ -63,11 +73,25 @@ _WRITE: Final[LiteralString] = (
     "select set_config('search_path', 'langgraph', true),"
     " (select count(pg_advisory_xact_lock_shared(hashtextextended(t, 0))) from unnest(%(threads)s::text[]) t)"
 )
+# A checkpoint in one statement: what the stock saver's two would write, behind the same lock.
+_PUT: Final[LiteralString] = (
+    "with locked as materialized (select pg_advisory_xact_lock_shared(hashtextextended(%(thread)s::text, 0))),"
+    " blobs as (insert into langgraph.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)"
+    " select %(thread)s::text, %(ns)s::text, b.channel, b.version, b.type, b.blob from locked,"
+    " unnest(%(channels)s::text[], %(versions)s::text[], %(types)s::text[], %(blobs)s::bytea[]) b(channel, version, type, blob)"
+    " on conflict (thread_id, checkpoint_ns, channel, version) do nothing),"
+    " put as (insert into langgraph.checkpoints"
+    " (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)"
+    " select %(thread)s::text, %(ns)s::text, %(id)s::text, %(parent)s::text, %(checkpoint)s::jsonb, %(metadata)s::jsonb"
+    " from locked on conflict (thread_id, checkpoint_ns, checkpoint_id)"
+    " do update set checkpoint = excluded.checkpoint, metadata = excluded.metadata)"
+)
 # As above, alone: what deletes some of a thread's rows by what it read of the others lets nobody write in between.
 _WRITE_ALONE: Final[LiteralString] = (
     "select set_config('search_path', 'langgraph', true),"
     " (select count(pg_advisory_xact_lock(hashtextextended(t, 0))) from unnest(%(threads)s::text[]) t)"
 )
+_BLOB: Final = ("channels", "versions", "types", "blobs")
 _TRY_LOCK: Final[LiteralString] = "select pg_try_advisory_lock(%s) as held"
 # What a process that ended in the middle left behind: such an index serves nobody, and would be taken for made.
 _BROKEN_INDEXES: Final[LiteralString] = (
@@ -129,7 +153,6 @@ class FencedSaver(AsyncPostgresSaver):
         self._fenced = fenced
         self._reading = reading
         self._effects_of = effects_of
-        self._finished: set[int] = set()
 
     async def aput(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
@@ -142,9 +165,9 @@ class FencedSaver(AsyncPostgresSaver):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:  # fmt: skip
         """Store what a task wrote; its recorded effects are done with once it has any output. Raises as `aput`."""
-        if any(channel not in _CONTROL for channel, _ in writes):
-            self._finished.update(self._effects_of(task_id))
-        with _writing(config["configurable"]["thread_id"]):
+        finished = any(channel not in _CONTROL for channel, _ in writes)
+        done = self._effects_of(task_id) if finished else ()
+        with _writing(config["configurable"]["thread_id"], done=done):
             await super().aput_writes(config, writes, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:
@@ -204,20 +227,19 @@ class FencedSaver(AsyncPostgresSaver):
         Where the stock saver asks for a pipeline it only writes: its statements are gathered, with whatever it takes to
         serialise a state, and then sent in one short transaction.
         """
-        threads = _WRITES_TO.get()
+        write = _WRITING.get()
         async with self.lock:
             with _explained():
-                if not threads:
+                if write is None:
                     async with self._read_only() as cursor:
                         yield cursor
                 elif not pipeline:
-                    async with self._fenced_cursor(threads) as cursor:
+                    async with self._fenced_cursor(write) as cursor:
                         yield cursor
                 else:
                     batch = _Batch()
                     yield cast(AsyncCursor[DictRow], batch)
-                    async with self._fenced_cursor(threads) as cursor:
-                        await self._send(cursor, batch, threads)
+                    await self._send(batch, write)
 
     @asynccontextmanager
     async def _read_only(self) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -229,21 +251,35 @@ class FencedSaver(AsyncPostgresSaver):
                 raise RuntimeError("this version of LangGraph's saver writes where no fence is checked") from error
 
     @asynccontextmanager
-    async def _fenced_cursor(self, threads: tuple[str, ...]) -> AsyncIterator[AsyncCursor[DictRow]]:
-        alone = _ALONE.get()
-        async with self._fenced() as conn:
-            await conn.execute(_WRITE_ALONE if alone else _WRITE, {"threads": list(threads)})
-            yield _stock_cursor(conn, _Alone if alone else AsyncCursor)
+    async def _fenced_cursor(self, write: _Write) -> AsyncIterator[AsyncCursor[DictRow]]:
+        async with self._fenced() as fence, fence.transaction() as conn:
+            await conn.execute(_WRITE_ALONE if write.alone else _WRITE, {"threads": list(write.threads)})
+            yield _stock_cursor(conn, _Alone if write.alone else AsyncCursor)
 
-    async def _send(self, cursor: AsyncCursor[DictRow], batch: _Batch, threads: tuple[str, ...]) -> None:
-        for query, rows in batch.statements:
-            if len(rows) == 1:
-                await cursor.execute(query, rows[0])
-            else:
+    async def _send(self, batch: _Batch, write: _Write) -> None:
+        if (checkpoint := self._checkpoint(batch)) is not None:
+            async with self._fenced() as fence:
+                await fence.write(_PUT, checkpoint)
+            return
+        async with self._fenced_cursor(write) as cursor:
+            for query, rows in batch.statements:
                 await cursor.executemany(query, rows)
-        if done := sorted(self._finished):
-            await cursor.executemany(_ADD_EFFECTS, [(threads[0], no) for no in done])
-            self._finished.difference_update(done)
+            if write.done:
+                await cursor.executemany(_ADD_EFFECTS, [(write.threads[0], no) for no in write.done])
+
+    def _checkpoint(self, batch: _Batch) -> dict[str, Any] | None:
+        """Return the parameters of `_PUT` when the batch is what the stock saver stores a checkpoint by, as we know it."""
+        blobs: list[Any] = []
+        match batch.statements:
+            case [(self.UPSERT_CHECKPOINT_BLOBS_SQL, blobs), (self.UPSERT_CHECKPOINTS_SQL, [row])]:
+                pass
+            case [(self.UPSERT_CHECKPOINTS_SQL, [row])]:
+                pass
+            case _:
+                return None
+        named = dict(zip(("thread", "ns", "id", "parent", "checkpoint", "metadata"), row, strict=True))
+        columns = list(zip(*blobs, strict=True))[2:] or [()] * 4
+        return {**named, **{name: list(of) for name, of in zip(_BLOB, columns, strict=True)}}
 
 
 class _Batch:
@@ -282,14 +318,13 @@ def _stock_cursor(conn: Connection, kind: type[AsyncCursor[DictRow]]) -> AsyncCu
 
 
 @contextmanager
-def _writing(*threads: str, alone: bool = False) -> Iterator[None]:
+def _writing(*threads: str, alone: bool = False, done: Iterable[int] = ()) -> Iterator[None]:
     """Let `_cursor` write to these threads within the block."""
-    tokens = _WRITES_TO.set(tuple(sorted(str(one) for one in threads))), _ALONE.set(alone)
+    token = _WRITING.set(_Write(tuple(sorted(str(one) for one in threads)), alone, tuple(sorted(done))))
     try:
         yield
     finally:
-        _WRITES_TO.reset(tokens[0])
-        _ALONE.reset(tokens[1])
+        _WRITING.reset(token)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncPipeline
@@ -17,7 +17,7 @@ from durable_agent.db.pool import Connection, first_line
 from durable_agent.errors import LostRace
 
 # What the function require_rows raises.
-_LOST_RACE = "DA001"
+LOST_RACE: Final = "DA001"
 
 
 class _Patient(AsyncPipeline):
@@ -52,7 +52,7 @@ async def batch(conn: Connection, *, begun: bool = False) -> AsyncIterator[Async
         with suppress(psycopg.Error):
             await conn.rollback()
         first = _first(error)
-        if isinstance(first, psycopg.Error) and first.sqlstate == _LOST_RACE:
+        if isinstance(first, psycopg.Error) and first.sqlstate == LOST_RACE:
             raise LostRace(first_line(first)) from first
         if first is not error:
             raise first from None

@@ -1,12 +1,17 @@
-"""Fence: a transaction of somebody else's tables that holds only while a lease does."""
+"""Fence: what is written to somebody else's tables holds only while a lease does."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, LiteralString
+
+import psycopg
 
 from durable_agent.core.records import Lease
-from durable_agent.db.batch import batch
+from durable_agent.db.batch import LOST_RACE, batch
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
 from durable_agent.errors import LeaseLost, LostRace
@@ -14,20 +19,53 @@ from durable_agent.errors import LeaseLost, LostRace
 SESSIONS = load("sessions")
 
 
-@asynccontextmanager
-async def fenced(db: Database, lease: Lease) -> AsyncIterator[Connection]:
-    """Yield a connection in a transaction that commits on leaving, if the lease is live and stays so until then.
+@cache
+def _fenced(ctes: LiteralString) -> LiteralString:
+    return f"{ctes} select * from ({SESSIONS.fence.rstrip(';')}) fence"
 
-    One round trip with whatever is written within, unless that asks for an answer. Raises LeaseLost, then or on leaving, and
-    nothing was written.
-    """
-    params = {
-        "tenant": lease.tenant, "run": lease.run_id, "no": lease.step_no, "claim_no": lease.claim_no, "token": lease.token,
-    }  # fmt: skip
-    async with db.transaction() as conn:
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A connection of the engine, for writing under one lease. Whoever finds it gone gets LeaseLost, and wrote nothing."""
+
+    conn: Connection
+    lease: Lease
+
+    async def write(self, ctes: LiteralString, params: Mapping[str, Any]) -> None:
+        """Write by one statement, `with name as (…), …`, which is committed when this returns; one round trip."""
         try:
-            async with batch(conn):
-                await conn.execute(SESSIONS.fence, params)
-                yield conn
+            await self.conn.execute(_fenced(ctes), {**params, **self._lease()})
+        except psycopg.Error as error:
+            if error.sqlstate == LOST_RACE:
+                raise self._lost() from error
+            raise
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Yield the connection in a transaction that holds the lease until it commits, on leaving.
+
+        One round trip with whatever is written within, unless that asks for an answer.
+        """
+        try:
+            async with batch(self.conn):
+                await self.conn.execute(SESSIONS.fence, self._lease())
+                yield self.conn
         except LostRace as error:
-            raise LeaseLost(f"step {lease.step_no} of run {lease.run_id} is no longer this worker's") from error
+            raise self._lost() from error
+
+    def _lease(self) -> dict[str, Any]:
+        lease = self.lease
+        return {
+            "tenant": lease.tenant, "run": lease.run_id, "no": lease.step_no, "claim_no": lease.claim_no,
+            "token": lease.token,
+        }  # fmt: skip
+
+    def _lost(self) -> LeaseLost:
+        return LeaseLost(f"step {self.lease.step_no} of run {self.lease.run_id} is no longer this worker's")
+
+
+@asynccontextmanager
+async def fenced(db: Database, lease: Lease) -> AsyncIterator[Fence]:
+    """Yield what writes under a lease, on a connection of its own."""
+    async with db.transaction() as conn:
+        yield Fence(conn, lease)
