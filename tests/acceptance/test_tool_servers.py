@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 import orjson
+import psycopg
 import pytest
 
+from durable_agent.agents.providers import _wire_name
 from durable_agent.settings import Settings
 from tests.support import mcp_servers
 from tests.support.mcp_servers import Running
@@ -18,6 +20,11 @@ from tests.support.providers import Answer, Call, ProviderStub, provider_stub
 from tests.support.server import Api, serving, working
 
 TOKEN = "a-very-secret-token"
+
+
+def depot(tool: str, arguments: dict[str, Any]) -> Call:
+    """Return a model's call of the server's tool, by the name that a provider takes for it."""
+    return Call(_wire_name(f"depot.{tool}"), arguments)
 
 
 @dataclass(slots=True)
@@ -78,7 +85,7 @@ async def stage(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: A
 
 
 async def test_the_token_reaches_the_server_and_nobody_else(stage: Stage, database: Database) -> None:
-    run = await stage.start(Call("depot__read", {"what": "x"}))
+    run = await stage.start(depot("read", {"what": "x"}))
     await stage.told(run)
     assert stage.depot.world.tokens == {f"Bearer {TOKEN}"}
     shown = [
@@ -94,9 +101,7 @@ async def test_the_token_reaches_the_server_and_nobody_else(stage: Stage, databa
 
 
 async def test_each_call_is_recorded_under_its_class_and_shows_its_key(stage: Stage, database: Database) -> None:
-    run = await stage.start(
-        Call("depot__read", {"what": "x"}), Call("depot__put", {"name": "a", "amount": 1}), Call("depot__wipe", {})
-    )
+    run = await stage.start(depot("read", {"what": "x"}), depot("put", {"name": "a", "amount": 1}), depot("wipe", {}))
     told = await stage.told(run)
     assert [m["content"] for m in told] == ['{"what":"x"}', '{"result":"a: 1"}', '{"result":"gone"}']
     rows = database.execute("select name, class, key from effects where name like 'depot.%%' order by no")
@@ -104,16 +109,20 @@ async def test_each_call_is_recorded_under_its_class_and_shows_its_key(stage: St
     assert stage.depot.world.keys == [row[2] for row in rows]
 
 
-async def test_wrong_arguments_and_an_error_of_the_tools_own_go_back_to_the_model(stage: Stage) -> None:
-    run = await stage.start(Call("depot__put", {"name": "a", "amount": "many"}), Call("depot__fail", {}))
+async def test_wrong_arguments_and_an_error_of_the_tools_own_go_back_to_the_model(
+    stage: Stage, database: Database
+) -> None:
+    run = await stage.start(depot("put", {"name": "a", "amount": "many"}), depot("fail", {}))
     wrong, failed = await stage.told(run)
     assert "amount" in wrong["content"]
     assert "the disk is full" in failed["content"]
     assert [name for name, _ in stage.depot.world.calls] == ["fail"]
+    rows = database.execute("select name, state from effects where name like 'depot.%%' order by no")
+    assert rows == [("depot.put", "failed"), ("depot.fail", "failed")]
 
 
 async def test_what_the_server_asks_a_person_is_asked_and_the_worker_is_free_meanwhile(stage: Stage) -> None:
-    run = await stage.start(Call("depot__deploy", {"target": "prod"}))
+    run = await stage.start(depot("deploy", {"target": "prod"}))
     first = await stage.asked(run)
     assert first["request"]["schema"]["properties"]["sure"]
     await stage.api.http.post(f"/waits/{first['id']}/respond", json={"value": {"sure": True}})
@@ -127,7 +136,7 @@ async def test_what_the_server_asks_a_person_is_asked_and_the_worker_is_free_mea
 async def test_work_that_goes_on_at_the_server_is_looked_at_again_without_a_worker(
     stage: Stage, database: Database
 ) -> None:
-    run = await stage.start(Call("depot__research", {"topic": "owls"}))
+    run = await stage.start(depot("research", {"topic": "owls"}))
     async with stage.api.socket(f"/ws/{run}") as socket:
         async for text in socket:
             event = orjson.loads(text)
@@ -142,7 +151,7 @@ async def test_work_that_goes_on_at_the_server_is_looked_at_again_without_a_work
 
 
 async def test_a_server_that_offers_something_else_is_called_no_more_until_somebody_approved_it(stage: Stage) -> None:
-    run = await stage.start(Call("depot__change", {"name": "extra"}), Call("depot__read", {"what": "x"}))
+    run = await stage.start(depot("change", {"name": "extra"}), depot("read", {"what": "x"}))
     _, refused = await stage.told(run)
     assert "extra" in refused["content"]
     assert [name for name, _ in stage.depot.world.calls] == ["change"]
@@ -154,7 +163,7 @@ async def test_a_server_that_offers_something_else_is_called_no_more_until_someb
     assert wrong.status_code == 409
     approved = await stage.api.http.post(f"/tool-servers/{stage.server}/approve", json={"digest": found["digest"]})
     assert approved.json()["state"] == "ready"
-    await stage.told(await stage.start(Call("depot__read", {"what": "x"})))
+    await stage.told(await stage.start(depot("read", {"what": "x"})))
 
 
 async def test_another_address_is_another_server_and_drops_the_token(stage: Stage) -> None:
@@ -165,6 +174,40 @@ async def test_another_address_is_another_server_and_drops_the_token(stage: Stag
     assert (moved["has_token"], moved["state"], moved["digest"]) == (False, "new", None)
 
 
+async def test_a_name_that_another_server_has_is_refused_by_name(stage: Stage) -> None:
+    other = {"name": "other", "url": "https://example.org/mcp"}
+    assert (await stage.api.http.post("/tool-servers", json=other)).status_code == 201
+    answer = await stage.api.http.put(f"/tool-servers/{stage.server}", json={**other, "url": stage.depot.url})
+    assert (answer.status_code, answer.json()["field"]) == (409, "name")
+    gone = await stage.api.http.put("/tool-servers/01a00000-0000-7000-8000-000000000000", json=other)
+    assert gone.status_code == 404
+
+
+MOVED = "update tool_servers set url = 'https://example.org/mcp', state = 'new', digest = null, tools = null"
+
+
+async def meanwhile(database: Database, change: LiteralString, request: Awaitable[Any]) -> Any:
+    """Return the answer to a request that waits for the server's row while that is changed."""
+    with psycopg.connect(database.url) as conn:
+        conn.execute(change)
+        asked = asyncio.ensure_future(request)
+        waits = (
+            "select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            " and query like '%update tool_servers%'"
+        )
+        while not database.execute(waits):  # noqa: ASYNC110  # the server has no event to wait for
+            await asyncio.sleep(0.01)
+    return await asked
+
+
+async def test_what_was_asked_at_the_old_address_is_not_taken_for_the_new_one(stage: Stage, database: Database) -> None:
+    place = f"/tool-servers/{stage.server}"
+    answer = await meanwhile(database, MOVED, stage.api.http.post(f"{place}/discover"))
+    assert (answer.status_code, "again" in answer.text) == (409, True)
+    found = (await stage.api.http.get(place)).json()
+    assert (found["state"], found["digest"], found["tools"]) == ("new", None, None)
+
+
 @pytest.mark.parametrize(
     ("given", "status", "named"),
     [
@@ -172,7 +215,7 @@ async def test_another_address_is_another_server_and_drops_the_token(stage: Stag
         ({"name": "x", "url": "ftp://a"}, 422, "url"),
         ({"name": "a b", "url": "https://a"}, 422, "name"),
         ({"name": "x", "command": ["sh"]}, 403, "ALLOW_STDIO"),
-        ({"name": "x", "command": ["sh"], "token": "t"}, 422, "token"),
+        ({"name": "x", "command": ["sh"], "token": "t"}, 422, "a script"),
         ({"name": "depot", "url": "https://a"}, 409, "depot"),
     ],
 )

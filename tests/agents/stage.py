@@ -11,16 +11,16 @@ from durable_agent.agents.models import WorkerModels
 from durable_agent.core.outcomes import Outcome, Verdict
 from durable_agent.core.records import DEFAULT_TENANT, Claim
 from durable_agent.core.waits import Decision
-from durable_agent.db.pool import Connection
 from durable_agent.engine.answer import answer
-from durable_agent.engine.fence import fenced
+from durable_agent.engine.fence import Fence, fenced
 from durable_agent.errors import LeaseLost
 from durable_agent.flow.context import Context
 from durable_agent.flow.link import Passage
+from durable_agent.flow.model import ChatModel
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import run_attempt
-from durable_agent.worker.gates import no_gate
+from durable_agent.worker.gates import NO_GATE
 from durable_agent.worker.link import AttemptLink, Desk
 from tests.support.postgres import Database
 from tests.support.runs import Engine, Hand, run_of
@@ -31,10 +31,12 @@ class Way(AttemptLink):
     """An attempt's way to the engine without a worker: what it tells is settled, and the fence is the engine's own."""
 
     def __init__(
-        self, hand: Hand, registry: Registry, claim: Claim, prices: Sequence[Mapping[str, Any]] = ()
+        self, hand: Hand, registry: Registry, claim: Claim, prices: Sequence[Mapping[str, Any]] = (),
+        models: Mapping[str, ChatModel] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(cast(Desk, None), claim)
         self.prices = prices
+        self.extra = models
         self.hand = hand
         self.registry = registry
         self.told: list[Outcome] = []
@@ -53,7 +55,7 @@ class Way(AttemptLink):
         return value
 
     def models(self) -> WorkerModels:
-        found = WorkerModels.from_env({})
+        found = WorkerModels.from_env({}, self.extra)
         found.set_prices(self.prices)
         return found
 
@@ -61,7 +63,7 @@ class Way(AttemptLink):
         self.heard.append(text)
 
     async def pass_gate(self, name: str | None, tokens: int) -> Passage:
-        return no_gate()
+        return NO_GATE
 
     async def tell(self, outcome: Outcome) -> Verdict:
         posted, self.told = self.told, []
@@ -70,7 +72,7 @@ class Way(AttemptLink):
             raise LeaseLost("the step is no longer this worker's")
         return verdicts[-1]
 
-    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Connection]:
+    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Fence]:
         return fenced(self.hand.pools, claim.lease)
 
     def reading(self) -> Any:
@@ -86,6 +88,7 @@ class Stage:
     hand: Hand
     registry: Registry
     prices: Sequence[Mapping[str, Any]] = ()
+    models: Mapping[str, ChatModel] | None = None
     moved_s: float = 0.0
 
     async def claim(self) -> Claim:
@@ -101,7 +104,7 @@ class Stage:
         return await self.claim()
 
     def way(self, claim: Claim) -> Way:
-        return Way(self.hand, self.registry, claim, self.prices)
+        return Way(self.hand, self.registry, claim, self.prices, self.models)
 
     def context(self, claim: Claim) -> Context:
         return Context(claim, self.way(claim))

@@ -204,6 +204,16 @@ async def test_a_large_result_is_cut_and_can_be_read_on() -> None:
     assert wrong["error"]
 
 
+async def test_a_result_of_the_conversation_before_can_be_read_on() -> None:
+    before = [{"role": "user", "text": "go"}, said(call("large", "old", size=80)).message(),
+              {"role": "tool", "id": "old", "name": "large", "content": "y" * 80}]  # fmt: skip
+    given = {"agent": {"name": "a", "model": "m", "tools": ["large"]}, "input": "on", "history": before}
+    script = [Reply("of the run before"), said(call("recall_result", "b", id="old", offset=70)), Reply("done")]
+    step = Step("agent", "agent", given, StepKind.AGENT)
+    run = await run_in_memory([step], Counted().tools, models={"m": ScriptedModel(script)})
+    assert told(run)[-1]["content"] == "y" * 10
+
+
 async def test_a_conversation_that_nears_the_window_is_made_smaller_and_the_work_goes_on() -> None:
     sizes: list[int] = []
 

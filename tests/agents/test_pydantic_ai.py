@@ -312,6 +312,21 @@ async def test_a_tool_in_doubt_waits_for_a_person_whose_word_is_its_result() -> 
     assert DONE == ["dispatch"]
 
 
+async def test_a_tools_arguments_may_have_any_name() -> None:
+    odd = Agent(TestModel())
+
+    @odd.tool_plain
+    def look(ctx: str, approval: str) -> str:
+        return f"{ctx}{approval}"
+
+    @step("odd")
+    async def runs(ctx: Context) -> str:
+        return (await run_agent(ctx, odd, "Go.")).output
+
+    run = await run_in_memory([Step("odd")], [runs])
+    assert run.outputs == {"odd": '{"look":"aa"}'}
+
+
 async def test_a_tool_that_works_through_the_context_is_not_recorded_itself() -> None:
     asking: Agent[Context, str] = Agent(TestModel(), deps_type=Context)
 
@@ -376,7 +391,7 @@ class Hearing(FakeBackend):
         (LIMITED, "completed", "failed"),
         (ModelHTTPError(529, "m"), "completed", "failed"),
         (ModelHTTPError(409, "m"), "completed", "failed"),
-        (ModelAPIError("m", "odd"), "completed", "failed"),
+        (ModelAPIError("m", "odd"), "completed", "unknown"),
         (ModelConnectionError("m", "cut off"), "completed", "unknown"),
         (GONE, "failed", "failed"),
     ],

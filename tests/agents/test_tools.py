@@ -330,7 +330,8 @@ async def test_offline_results_depend_on_the_query_alone_and_say_so() -> None:
     [
         ({}, "offline"), ({"ANTHROPIC_API_KEY": ""}, "offline"), ({"ANTHROPIC_API_KEY": "k"}, "duckduckgo"),
         ({"OPENAI_API_KEY": "k"}, "duckduckgo"), ({"GEMINI_API_KEY": "k"}, "duckduckgo"), ({"GOOGLE_API_KEY": "k"}, "duckduckgo"),
-        ({"AWS_ACCESS_KEY_ID": "k"}, "duckduckgo"), ({"DURABLE_AGENT_WEB_SEARCH": "auto"}, "offline"),
+        ({"AWS_ACCESS_KEY_ID": "k"}, "offline"), ({"AWS_ACCESS_KEY_ID": "k", "AWS_REGION": "r"}, "duckduckgo"),
+        ({"OPENAI_BASE_URL": "http://127.0.0.1:1"}, "duckduckgo"), ({"DURABLE_AGENT_WEB_SEARCH": "auto"}, "offline"),
         ({"DURABLE_AGENT_WEB_SEARCH": "offline", "OPENAI_API_KEY": "k"}, "offline"),
         ({"DURABLE_AGENT_WEB_SEARCH": " DuckDuckGo "}, "duckduckgo"),
     ],

@@ -12,7 +12,7 @@ from durable_agent.core.records import Claim
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import invoke
-from durable_agent.worker.gates import no_gate
+from durable_agent.worker.gates import NO_GATE
 
 
 class Alone:
@@ -54,4 +54,4 @@ class Alone:
         return
 
     async def pass_gate(self, name: str | None, tokens: int) -> Any:
-        return no_gate()
+        return NO_GATE

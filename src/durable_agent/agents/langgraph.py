@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any, Final, cast
 
 from durable_agent.agents.checkpoints import FencedSaver, setup  # first: it says what is not installed
@@ -64,7 +64,7 @@ async def run_graph(
     given = input
     if await saver.aget_tuple(own) is not None:
         given = await _answered(ctx, compiled, own)
-        _noting(ctx).forget(ctx.claim.effects, await saver.effects(thread))
+        _noting(ctx).forget(await saver.effects(thread))
     while True:
         result = await compiled.ainvoke(given, own, context=context, durability="sync")
         if not (isinstance(result, dict) and result.get(INTERRUPT)):
@@ -128,11 +128,9 @@ class _Noting(Ledger):
         """Return the numbers of the effects that a task, or what it ran in turn, asked for."""
         return {no for place, no in self._asked if task in place}
 
-    def forget(self, effects: Iterable[Effect], numbers: frozenset[int]) -> None:
-        """Take out of the ledger what finished tasks asked for: they will not ask again."""
-        for one in effects:
-            if one.no in numbers:
-                self._ledger.effect(one.name, one.request_sha256)
+    def forget(self, numbers: Set[int]) -> None:
+        """See `core.effects.Ledger.forget`."""
+        self._ledger.forget(numbers)
 
     def once(self, thread: str) -> None:
         """Raise FatalError when this attempt ran the thread before."""

@@ -43,6 +43,7 @@ class Loop:
         Raises MaxSteps; what `Context.llm` raises; what a tool raises that nobody knows the outcome of.
         """
         await self._tools.open()
+        self._tools.remember(history)
         self.said.messages.extend(self._opening(task, history))
         while True:
             if self.asked >= self._config.max_steps:
@@ -73,19 +74,19 @@ class Loop:
         )  # fmt: skip
 
     async def _call_all(self, calls: Sequence[ToolCall]) -> list[Message]:
-        """Call what the model asked for: together, but what waits for a person comes one after the other at the end."""
-        answers: dict[str, Message] = {}
-        at_once = [call for call in calls if not self._tools.waits(call.name)]
+        """Call what the model asked for: together, but some come one after the other at the end."""
+        answers: dict[int, Message] = {}
+        at_once = [(no, call) for no, call in enumerate(calls) if not self._tools.alone(call.name)]
         # One that ends the attempt must not leave the others behind: what they did is recorded before it ends.
-        done = await asyncio.gather(*(self._tools.answer(call) for call in at_once), return_exceptions=True)
-        for call, answer in zip(at_once, done, strict=True):
+        done = await asyncio.gather(*(self._tools.answer(call) for _, call in at_once), return_exceptions=True)
+        for (no, _), answer in zip(at_once, done, strict=True):
             if isinstance(answer, BaseException):
                 raise answer
-            answers[call.id] = answer
-        for call in calls:
-            if call.id not in answers:
-                answers[call.id] = await self._tools.answer(call)
-        return [answers[call.id] for call in calls]
+            answers[no] = answer
+        for no, call in enumerate(calls):
+            if no not in answers:
+                answers[no] = await self._tools.answer(call)
+        return [answers[no] for no in range(len(calls))]
 
     async def _keep_within_window(self) -> None:
         most = int(self._window_tokens() * self._config.compact_at) - self._config.max_tokens

@@ -23,7 +23,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticSeriali
 from durable_agent.agents.requests import RecordedModel, plain_name, step_error  # first: it says what is not installed
 from durable_agent.errors import FatalError, RetryableError
 from durable_agent.flow.context import Context
-from durable_agent.flow.tools import tool
+from durable_agent.flow.effects import Order
+from durable_agent.flow.tools import stand_in
 
 # isort: split
 from pydantic_ai import AbstractToolset, RunContext, ToolsetTool, WrapperToolset
@@ -141,18 +142,15 @@ class RecordedTools(WrapperToolset[Any]):
 async def _call(
     outer: Context, name: str, effect: ToolEffect, arguments: dict[str, Any], call: Callable[[], Awaitable[Any]]
 ) -> Any:  # fmt: skip
-    if "ctx" in arguments:
-        raise FatalError(f"tool {name!r} has an argument named 'ctx', which cannot be recorded; rename it")
-
-    async def called(ctx: Context, **recorded: Any) -> Any:
-        token = _KEY.set(ctx.idempotency_key)
+    async def called(effect: int, key: str) -> Any:
+        token = _KEY.set(key)
         try:
             return await _outcome(call)
         finally:
             _KEY.reset(token)
 
     request = to_jsonable_python(arguments, fallback=repr)
-    return _unpacked(await outer.call(tool(plain_name(name), effect=effect)(called), **request))
+    return _unpacked(await outer.order(stand_in(plain_name(name), effect), {}, Order(request, called)))
 
 
 async def _outcome(call: Callable[[], Awaitable[Any]]) -> Any:

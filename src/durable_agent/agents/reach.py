@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from durable_agent.egress import Egress
 
 if TYPE_CHECKING:
-    from durable_agent.agents.mcp import Server, Sessions
+    from durable_agent.agents.mcp import Sessions
 
 
 class Reach:
-    """See `agents.mcp.Sessions`. `run` is owned by the worker's task group: connections are entered and left by one task."""
+    """The one `agents.mcp.Sessions` of a worker. `run` is owned by the worker's task group: connections are entered and left by one task."""
 
     def __init__(self, *, allow: Sequence[str] = (), allow_stdio: bool = False) -> None:
         self._allow = allow
@@ -30,20 +30,7 @@ class Reach:
             self._opened.set_result(sessions)
             await asyncio.Event().wait()
 
-    async def call(
-        self, server: Server, tool: str, arguments: Mapping[str, Any], *, pinned: str, key: str, timeout_s: float,
-        known: Mapping[str, str], answers: Sequence[Mapping[str, Any]],
-    ) -> Any:  # fmt: skip
-        """See `agents.mcp.Sessions.call`."""
-        sessions = await self._sessions()
-        return await sessions.call(
-            server, tool, arguments, pinned=pinned, key=key, timeout_s=timeout_s, known=known, answers=answers
-        )
-
-    async def poll(self, server: Server, task_id: str, *, answers: Mapping[str, Mapping[str, Any]]) -> Any:
-        """See `agents.mcp.Sessions.poll`."""
-        return await (await self._sessions()).poll(server, task_id, answers=answers)
-
-    async def _sessions(self) -> Sessions:
+    async def opened(self) -> Sessions:
+        """Return the connections, which this opens if nobody asked for them before."""
         self._wanted.set()
         return await asyncio.shield(self._opened)

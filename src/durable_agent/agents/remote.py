@@ -7,17 +7,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from durable_agent.errors import Expired, FatalError, Rejected
+from durable_agent.agents.answers import patient
+from durable_agent.errors import Expired, Rejected
 from durable_agent.flow.context import Context
 from durable_agent.flow.effects import Order, Terms
-from durable_agent.flow.tools import Effect, Tool, tool
+from durable_agent.flow.tools import Effect, stand_in
 
 if TYPE_CHECKING:
     from durable_agent.agents.mcp import Server
 
 CALL_TIMEOUT_S = 120.0
-# A task is asked for again no sooner; a server that asks to be polled in a hurry is not obeyed.
-MIN_POLL_S = 1.0
+# A task is asked for again no sooner, whatever the server asks for, and less and less often.
+MIN_POLL_S, MAX_POLL_S, POLL_FACTOR = 1.0, 30.0, 1.5
 
 Approve = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 
@@ -36,13 +37,8 @@ class Pinned:
 
     @property
     def name(self) -> str:
-        """Its name among the effects of a step, and for approvals."""
+        """Its name for models and approvals, and among the effects of a step."""
         return f"{self.server}.{self.tool}"
-
-    @property
-    def offered_as(self) -> str:
-        """Its name for models."""
-        return f"{self.server}__{self.tool}".replace(".", "_")[:64]
 
 
 def pinned(server: Mapping[str, Any]) -> list[Pinned]:
@@ -55,7 +51,7 @@ def pinned(server: Mapping[str, Any]) -> list[Pinned]:
 
 
 async def call(ctx: Context, one: Pinned, given: Mapping[str, Any], approve: Approve) -> Any:
-    """Return what the tool returns. Raises FatalError for what the model should hear of, UnknownOutcome."""
+    """Return what the tool returns. Raises ToolFailed for what the model should hear of."""
     approval = await approve(one.name, given)
     answers: list[Mapping[str, Any]] = []
     while True:
@@ -69,8 +65,6 @@ async def call(ctx: Context, one: Pinned, given: Mapping[str, Any], approve: App
                 return await _followed(ctx, one, task, after_s)
             case {"$tool": "result", "value": value}:
                 return value
-            case {"$tool": "error", "message": message}:
-                raise FatalError(message)
             case other:
                 return other  # a person's word about a call that nobody heard the end of
 
@@ -80,7 +74,7 @@ async def _recorded(
 ) -> Any:
     async def once(effect: int, key: str) -> Any:
         server = await _server(ctx, one)
-        return await ctx.link.sessions().call(
+        return await (await ctx.link.sessions().opened()).call(
             server, one.tool, dict(given), pinned=one.digest, key=key, timeout_s=CALL_TIMEOUT_S, known=one.known,
             answers=list(answers),
         )  # fmt: skip
@@ -92,32 +86,26 @@ async def _effect(
     ctx: Context, name: str, effect: Effect, request: Any, once: Callable[[int, str], Awaitable[Any]], approval: Any = None
 ) -> Any:  # fmt: skip
     from durable_agent.agents.mcp import InputRequired, TaskPending
-    from durable_agent.agents.toolbox import answered
 
-    async def asked(no: int, key: str) -> Any:
+    stand = stand_in(name, effect)
+    made = patient(stand, once)
+
+    async def told(no: int, key: str) -> dict[str, Any]:
         try:
-            return await once(no, key)
+            return {"$tool": "result", "value": await made(no, key)}
         except InputRequired as error:
-            return _Told({"$tool": "input", "message": error.message, "schema": error.schema, "url": error.url,
-                          "key": error.key})  # fmt: skip
+            return {
+                "$tool": "input",
+                "message": error.message,
+                "schema": error.schema,
+                "url": error.url,
+                "key": error.key,
+            }
         except TaskPending as error:
-            return _Told({"$tool": "task", "task": error.task_id, "after_s": error.poll_after_s})
+            return {"$tool": "task", "task": error.task_id, "after_s": error.poll_after_s}
 
-    stand_in = _stand_in(name, effect)
-    make = answered(stand_in, asked)
-
-    async def plain(no: int, key: str) -> Any:
-        found = await make(no, key)
-        value = found.get("value")
-        return value.facts if isinstance(value, _Told) else found
-
-    order = Order(request, lambda: Terms(gate=f"tool:{name}"), lambda _: None, lambda: None, plain)
-    return await ctx.order(stand_in, {}, order, approval)
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    facts: dict[str, Any]
+    order = Order(request, told, lambda: Terms(gate=f"tool:{name}"), final=True)
+    return await ctx.order(stand, {}, order, approval)
 
 
 async def _asked(ctx: Context, one: Pinned, asked: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -134,15 +122,15 @@ async def _asked(ctx: Context, one: Pinned, asked: Mapping[str, Any]) -> Mapping
 
 async def _followed(ctx: Context, one: Pinned, task: str, after_s: float) -> Any:
     """Return what a task that goes on at the server comes to: looked at again and again, with no worker in between."""
-    polls, answers = 0, dict[str, Mapping[str, Any]]()
+    polls, wait_s, answers = 0, MIN_POLL_S, dict[str, Mapping[str, Any]]()
     while True:
-        await ctx.sleep(max(MIN_POLL_S, after_s))
-        polls += 1
+        await ctx.sleep(max(wait_s, after_s))
+        polls, wait_s = polls + 1, min(MAX_POLL_S, wait_s * POLL_FACTOR)
         request = {"task": task, "poll": polls, "answers": answers}
 
         async def once(no: int, key: str, told: Mapping[str, Any] = answers) -> Any:
             server = await _server(ctx, one)
-            return await ctx.link.sessions().poll(server, task, answers=told)
+            return await (await ctx.link.sessions().opened()).poll(server, task, answers=told)
 
         told = await _effect(ctx, f"{one.name}.poll", "safe", request, once)
         match told:
@@ -150,11 +138,9 @@ async def _followed(ctx: Context, one: Pinned, task: str, after_s: float) -> Any
                 continue
             case {"$tool": "input"}:
                 answers = {**answers, told["key"]: await _asked(ctx, one, told)}
-                after_s = MIN_POLL_S
+                wait_s = after_s = MIN_POLL_S
             case {"$tool": "result", "value": value}:
                 return value
-            case {"$tool": "error", "message": message}:
-                raise FatalError(message)
 
 
 async def _server(ctx: Context, one: Pinned) -> Server:
@@ -164,11 +150,3 @@ async def _server(ctx: Context, one: Pinned) -> Server:
     if found.state == "quarantined":
         raise Drifted(one.server, one.digest, "?", "it is quarantined until somebody approves what it offers")
     return Server(found.name, found.url, found.command, found.token)
-
-
-def _stand_in(name: str, effect: Effect) -> Tool:
-    @tool(name, effect=effect)
-    async def remote(**given: Any) -> None:
-        """Stand for a tool of a server in the record."""
-
-    return remote

@@ -21,6 +21,7 @@ from html.parser import HTMLParser
 from typing import Any, Literal, cast
 from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
+from durable_agent.agents.catalog import OFFLINE, Catalog
 from durable_agent.agents.hidden import hides, shown
 from durable_agent.egress import Egress, Page
 from durable_agent.errors import FatalError, InvalidRequest, RateLimited, RetryableError
@@ -31,7 +32,6 @@ from durable_agent.flow.tools import Tool, step, tool
 Search = Literal["duckduckgo", "offline"]
 MODE = "DURABLE_AGENT_WEB_SEARCH"
 SEARCH_URL = "https://html.duckduckgo.com/html/"
-PROVIDER_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY", "AWS_ACCESS_KEY_ID")
 USER_AGENT = "Mozilla/5.0 (compatible; durable-agent)"
 
 TEXT_LIMIT_BYTES = 200_000
@@ -103,7 +103,8 @@ def web_tools_from_env(env: Mapping[str, str]) -> WebTools:
     """
     mode = env.get(MODE, "").strip().lower() or "auto"
     if mode == "auto":
-        mode = "duckduckgo" if any(env.get(key) for key in PROVIDER_KEYS) else "offline"
+        models = Catalog.from_env(env).available()
+        mode = "duckduckgo" if any(one.has_key and one.provider != OFFLINE for one in models) else "offline"
     if mode not in ("duckduckgo", "offline"):
         raise InvalidRequest(f"{MODE} is {mode!r}; use duckduckgo, offline or auto", field=MODE)
     egress = Egress(allow=env.get("DURABLE_AGENT_EGRESS_ALLOW", "").split(","))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
@@ -112,6 +112,11 @@ class Ledger:
         if self._sealed:
             raise Diverged(f"it waits for {kind.value} {name!r}, which was not recorded")
         return None
+
+    def forget(self, numbers: Set[int]) -> None:
+        """Take the effects of these numbers out: who asked for them will not ask again."""
+        for name, records in self._effects.items():
+            self._effects[name] = deque(one for one in records if one.no not in numbers)
 
     def left(self) -> str | None:
         """Return the name of a recorded effect or wait that was not asked for, if there is one."""

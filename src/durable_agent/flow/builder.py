@@ -17,6 +17,8 @@ from durable_agent.flow.context import Context
 from durable_agent.flow.steps import Step
 from durable_agent.flow.tools import Tool, step
 
+# What the step of a predicate is named by: this, its edge's source, '.', its edge's target.
+WHEN: Final = "when."
 PATTERNS: Final = ("pipeline", "supervisor", "swarm", "plan_act_observe")
 OPTIONS: Final = frozenset(
     {"system", "max_steps", "max_tokens", "temperature", "arguments", "over", "approve", "result_chars", "servers"}
@@ -51,6 +53,7 @@ class Graph:
         self.predicates: tuple[Tool, ...] = ()
         self._edges: list[tuple[str, str, str | None]] = []
         self._asked: dict[tuple[str, str], tuple[str, str]] = {}
+        self._specs: tuple[StepSpec, ...] = ()
 
     def node(
         self, name: str, *, tool: str | Tool | None = None, kind: str | None = None, input: Any = None,
@@ -63,11 +66,16 @@ class Graph:
         With `agent` it is an agent's: pipeline, supervisor, swarm or plan_act_observe, with a model (`llm`, or none), the
         `tools` it may call, how many branches of a swarm run at once, and as `options` what else an agent takes
         (`system`, `max_steps`, `max_tokens`, `temperature`, `arguments`, `over`). Raises InvalidRequest for a name that is
-        taken, an unknown kind or pattern, and options that belong to an agent on a node that is none.
+        taken, an unknown kind or pattern, options that belong to an agent on a node that is none, and `tool`, `kind` or
+        `input` on one that is: its input is the agent itself.
         """
         if name in self._nodes:
             raise self._wrong(f"node {name!r} is given twice", "node")
         if agent is not None:
+            if tool is not None or kind is not None or input is not None:
+                raise self._wrong(
+                    f"node {name!r}: an agent takes no tool, kind or input; use tools, prompt and arguments", "agent"
+                )
             input, kind, tool = self._agent(name, agent, llm, tools, concurrency, prompt, options), "agent", "agent"
         elif llm or tools or concurrency or prompt or options:
             raise self._wrong(f"node {name!r}: llm, tools, concurrency, prompt and options belong to an agent", "agent")
@@ -76,6 +84,7 @@ class Graph:
         except ValueError:
             raise self._wrong(f"node {name!r}: {kind!r} is no kind", "kind") from None
         chosen = tool.name if isinstance(tool, Tool) else tool
+        self._specs = ()
         self._nodes[name] = Step(
             name, chosen, input, known, (), when, retry or (tool.retry if isinstance(tool, Tool) else None),
             timeout_s or (tool.timeout_s if isinstance(tool, Tool) else None), queue=queue, priority=priority,
@@ -105,8 +114,9 @@ class Graph:
         A text is CEL over `output` and `input`. A function is called by a worker with an `Edge`, and what it returned is
         recorded; it is a step of the run of its own. A node that waits for several sources runs when one of them leads to it.
         """
+        self._specs = ()
         if callable(when):
-            name = f"when.{source}.{target}"
+            name = f"{WHEN}{source}.{target}"
             predicate = predicate_tool(f"{self.name}.{name}", when, source)
             self.predicates = (*self.predicates, predicate)
             self._asked[source, target] = (name, predicate.name)
@@ -139,29 +149,28 @@ class Graph:
 
     def specs(self) -> tuple[StepSpec, ...]:
         """Return the steps, checked. Raises GraphInvalid naming each node that dangles, repeats or goes in a circle."""
-        if not self._nodes:
-            raise self._wrong("it has no nodes", "node")
-        for source, target, _ in self._edges:
-            for end in (source, target):
-                if end not in self._nodes:
-                    raise self._wrong(f"edge {source!r} → {target!r} leads to {end!r}, which is no node", "edge")
-        if all(any(target == name for _, target, _ in self._edges) for name in self._nodes):
-            raise self._wrong("no node can be the first: each waits for another", "edge")
-        specs = [self._spec(name, node) for name, node in self._nodes.items()]
+        if self._specs:
+            return self._specs
+        into: dict[str, list[Dependency]] = {name: [] for name in self._nodes}
+        for source, target, when in self._edges:
+            if target not in into:
+                raise self._wrong(f"edge {source!r} → {target!r} leads to {target!r}, which is no node", "edge")
+            into[target].append(Dependency(source, when))
+        specs = [self._spec(node, into[name]) for name, node in self._nodes.items()]
         specs += [
             Step(name, tool, None, StepKind.POLICY, (source,), queue="default").spec()
             for (source, _), (name, tool) in self._asked.items()
         ]
         plan(specs, max_steps=100_000)
-        return tuple(specs)
+        self._specs = tuple(specs)
+        return self._specs
 
-    def _spec(self, name: str, node: Step) -> StepSpec:
-        own = [Dependency(source, when) for source, target, when in self._edges if target == name]
-        asked = [(source, self._asked[source, name][0]) for d in own if (source := d.step, name) in self._asked]
+    def _spec(self, node: Step, own: Sequence[Dependency]) -> StepSpec:
+        asked = [(d.step, self._asked[d.step, node.name][0]) for d in own if (d.step, node.name) in self._asked]
         if not asked:
             return replace(node.spec(), depends_on=tuple(own))
         if any(d.when for d in own) or node.when:
-            raise self._wrong(f"node {name!r} has conditions in CEL and in Python; use one of them", "edge")
+            raise self._wrong(f"node {node.name!r} has conditions in CEL and in Python; use one of them", "edge")
         # It runs when one of its edges is taken: one without a condition is when its source succeeded.
         by_name = dict(asked)
         taken = [
@@ -198,6 +207,11 @@ class Graph:
     def input_schema(self) -> dict[str, Any] | None:
         """Return the JSON Schema of the input, if it is typed."""
         return self.input.model_json_schema() if self.input is not None else None
+
+
+def is_predicate(name: str, target: str, output: Any) -> bool:
+    """Whether a parent of a step is a predicate that was asked of an edge into it, and no node of the author's."""
+    return name.startswith(WHEN) and name.endswith(f".{target}") and isinstance(output, bool)
 
 
 def predicate_tool(name: str, predicate: Predicate, source: str) -> Tool:

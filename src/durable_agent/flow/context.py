@@ -39,16 +39,19 @@ class Context:
     """
 
     def __init__(
-        self, claim: Claim, link: Link, *, limit_bytes: int = 262_144, key: str | None = None, nested: bool = False
+        self, claim: Claim, link: Link, *, limit_bytes: int = 262_144, within: tuple[Calls, str] | None = None
     ) -> None:
         self._claim = claim
         self._link = link
-        self._key = key or claim.idempotency_key
-        self._nested = nested
+        self._nested = within is not None
         self._limit_bytes = limit_bytes
         self._spawned: set[str] = set()
-        self._ledger = Ledger(claim.effects, claim.answers, sealed=claim.replay is not None)
-        self.calls = Calls(claim, link, self._ledger, self._encode, self.within)
+        if within is not None:
+            self.calls, self._key = within
+        else:
+            ledger = Ledger(claim.effects, claim.answers, sealed=claim.replay is not None)
+            self.calls = Calls(claim, link, ledger, self._encode, self.within)
+            self._key = claim.idempotency_key
 
     @property
     def link(self) -> Link:
@@ -69,7 +72,7 @@ class Context:
 
     def within(self, key: str) -> Context:
         """Return the context of a call inside this attempt; not for authors."""
-        return Context(self._claim, self._link, limit_bytes=self._limit_bytes, key=key, nested=True)
+        return Context(self._claim, self._link, limit_bytes=self._limit_bytes, within=(self.calls, key))
 
     @property
     def run_id(self) -> UUID:
@@ -164,8 +167,13 @@ class Context:
                 said = prompt
             case _:
                 said = Conversation(list(prompt))
-        if system is not None:
-            said.messages.insert(0, {"role": "system", "text": system})
+        told = {"role": "system", "text": system}
+        if system is not None and said.messages[:1] != [told]:
+            if said.seen:
+                raise FatalError(
+                    "a conversation that has begun takes no other `system`: give it with the first question"
+                )
+            said.messages.insert(0, told)
         asked = Asked(model, tuple(tools), max_tokens, temperature, seconds(timeout) or 600.0)
         return await converse(lambda tool, order: self.order(tool, {}, order), self._link, said, asked)
 
@@ -320,7 +328,7 @@ class Context:
         text = self._small(request)
         request, digest = orjson.loads(text), sha or digest_of(text)
         try:
-            found = self._ledger.answer(kind, name, digest)
+            found = self.calls.ledger.answer(kind, name, digest)
         except Diverged as error:
             raise Divergence(str(error)) from None
         if found is None:
@@ -328,7 +336,6 @@ class Context:
                 self._claim.lease, kind, name, request, digest, expires_s, allow_self, steps=steps, run=run
             )
             await self.calls.suspend(asked)
-            raise AssertionError("suspend never returns")
         return {**found.answer, "wait": found.wait_id}
 
 

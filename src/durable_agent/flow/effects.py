@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
-from collections.abc import Awaitable, Callable, Mapping
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final, NoReturn
 from uuid import UUID
 
 import orjson
@@ -42,6 +42,16 @@ from durable_agent.flow.link import Link, Passage
 from durable_agent.flow.tools import Tool
 
 MESSAGE_LIMIT = 2000
+# Python's own failures that a replayed handler meets as what they were.
+_AGAIN: Final[Mapping[str, type[Exception]]] = {
+    one.__name__: one
+    for one in (
+        ArithmeticError, AssertionError, AttributeError, ConnectionError, ConnectionAbortedError, ConnectionRefusedError,
+        ConnectionResetError, BrokenPipeError, EOFError, FileExistsError, FileNotFoundError, IndexError, KeyError,
+        LookupError, NotImplementedError, OSError, OverflowError, PermissionError, RuntimeError, TimeoutError, TypeError,
+        ValueError, ZeroDivisionError,
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +68,23 @@ class Terms:
 class Order:
     """A call that is more than a tool with its arguments: of a model, or of a tool whose failure is an answer, too.
 
-    `request` is recorded in place of the arguments. `terms` are asked for when it is not recorded yet and is to be made:
-    by `make`, given the effect's number and key, once it is `ready` to be made at once. `used` tells from the result what it took; `partial`, when it is cut off,
-    what it had taken by then.
+    `request` is recorded in place of the arguments. When it is not recorded yet, it is made by `make`, given the effect's
+    number and key, on its `terms` (else those of the tool), once it is `ready` to be made at once. `used` tells from the
+    result what it took; `partial`, when it failed or was cut off, what it had taken by then. With `final`, its failure is
+    recorded as its end: it is raised as ToolFailed, by a resumed attempt too, which does not send it again.
     """
 
     request: Any
-    terms: Callable[[], Terms]
-    used: Callable[[Any], Used | None]
-    partial: Callable[[], Used | None]
     make: Callable[[int, str], Awaitable[Any]]
+    terms: Callable[[], Terms] | None = None
+    used: Callable[[Any], Used | None] | None = None
+    partial: Callable[[], Used | None] | None = None
     ready: Callable[[], Awaitable[None]] | None = None
+    final: bool = False
+
+
+class ToolFailed(FatalError):
+    """A call that is not made again has failed; its words are those of the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +113,7 @@ class Calls:
     _closing: Suspend | None = None
     _open: dict[int, Begun] = field(default_factory=dict)
     _under_way: set[asyncio.Future[None]] = field(default_factory=set)
+    _metered: Iterator[int] = field(default_factory=itertools.count)
 
     async def call(
         self, tool: Tool, given: Mapping[str, Any], approval: UUID | None, order: Order | None = None
@@ -119,17 +136,13 @@ class Calls:
         request = self.encode(given if order is None else order.request)
         bound = tool.bind(orjson.loads(request)) if order is None else given
         sha = digest(request)
-        try:
-            found = self.ledger.effect(tool.name, sha)
-        except Diverged as error:
-            raise Divergence(str(error)) from None
-        match found:
+        match found := self._recorded(tool.name, sha):
             case Fresh(no):
                 key = effect_key(self.claim.idempotency_key, no, sha)
                 begun = Begun(no, key, tool, bound, EffectClass(tool.effect), order)
             case Effect():
                 if found.state is EffectState.DONE:
-                    return await self.link.whole(_recorded(found))
+                    return await self.link.whole(_result(found))
                 approval = None  # used up when it was first begun
                 begun = Begun(found.no, found.key, tool, bound, found.effect, order)
                 settled = await self._recover(found, begun, under_way)
@@ -137,15 +150,19 @@ class Calls:
                     return settled[0]
         if order is not None and order.ready is not None:
             await order.ready()
-        terms = order.terms() if order is not None else Terms(gate=f"tool:{tool.name}" if tool.breaker else None)
+        if order is not None and order.terms is not None:
+            terms = order.terms()
+        else:
+            terms = Terms(gate=f"tool:{tool.name}" if tool.breaker else None)
         intent = Intended(
             self.claim.lease, begun.no, tool.name, begun.effect, request, sha, begun.key, tool.compensate, approval,
             terms.reserve, terms.gate,
         )  # fmt: skip
-        passage = await self._admitted(intent, terms.tokens, under_way)
-        return await self._send(replace(begun, reserved=terms.reserve), passage, under_way)
+        begun = replace(begun, reserved=terms.reserve)
+        passage = await self._admitted(begun, intent, terms.tokens, under_way)
+        return await self._send(begun, passage, under_way)
 
-    async def _admitted(self, intent: Intended, tokens: int, own: asyncio.Future[None]) -> Passage:
+    async def _admitted(self, begun: Begun, intent: Intended, tokens: int, own: asyncio.Future[None]) -> Passage:
         """Return the way through the call's gate once its intent is committed; one that shut meanwhile is waited for."""
         while True:
             try:
@@ -153,19 +170,31 @@ class Calls:
             except RateLimited as error:
                 # It would take longer than an attempt waits: the step gives itself back until then, and nothing is counted.
                 await self.suspend(Released(self.claim.lease, error.retry_after_s), own)
-                raise
             try:
                 verdict = await self.link.tell(intent)
                 if verdict is not Verdict.HELD:
                     await self._heed(verdict, intent.name, own)
-                    while passage.late():
-                        passage.give_back()
-                        passage = await self.link.pass_gate(intent.gate, tokens)
-                    return passage
             except BaseException:
                 passage.give_back()
                 raise
+            if verdict is not Verdict.HELD and not passage.late():
+                return passage
             passage.give_back()
+            if verdict is not Verdict.HELD:
+                return await self._in_time(begun, intent, tokens, own)
+
+    async def _in_time(self, begun: Begun, intent: Intended, tokens: int, own: asyncio.Future[None]) -> Passage:
+        """Return a way through the gate for a call whose intent is committed; if there is none, it is on record as not made."""
+        try:
+            while (passage := await self.link.pass_gate(intent.gate, tokens)).late():
+                passage.give_back()
+            return passage
+        except BaseException as error:
+            facts = {"message": f"it was not sent: {error}"[:MESSAGE_LIMIT]}
+            self.link.post(_recorded_as(self.claim, begun, EffectState.FAILED, None, facts))
+            if isinstance(error, RateLimited):
+                await self.suspend(Released(self.claim.lease, error.retry_after_s), own)
+            raise
 
     async def _heed(self, verdict: Verdict, tool: str, own: asyncio.Future[None] | None) -> None:
         """Return when the engine lets the call be made. Raises Refused, BudgetExceeded; Suspend when the run is paused."""
@@ -185,10 +214,20 @@ class Calls:
 
     async def metered(self, tool: str) -> None:
         """Count the step's own call of a tool against the run's budget, before it is made."""
-        await self._heed(await self.link.tell(Metered(self.claim.lease, tool)), tool, None)
+        await self._heed(await self.link.tell(Metered(self.claim.lease, tool, next(self._metered))), tool, None)
+
+    async def counted(self, tool: str) -> None:
+        """Count a call that is no effect of its own against the run's budget: once, whichever attempts make it."""
+        found = self._recorded(f"counted.{tool}")
+        if isinstance(found, Fresh):
+            await self.metered(tool)
+            self.link.post(Noted(self.claim.lease, found.no, f"counted.{tool}", "", b"null"))
 
     async def _recover(self, found: Effect, begun: Begun, own: asyncio.Future[None]) -> tuple[Any] | None:
         """Deal with an effect that was begun before; return its result if it has one now."""
+        # What was not sent, or was left in the middle, has no type: nobody was told of it.
+        if begun.order is not None and begun.order.final and found.error and "type" in found.error:
+            raise tool_failed(found.error)
         if self.claim.replay is not None:
             if found.state in (EffectState.FAILED, EffectState.UNKNOWN) and found.error:
                 raise failure_again(found.error)
@@ -217,37 +256,34 @@ class Calls:
         try:
             result = await passage.through(lambda: self._make(begun))
         except asyncio.CancelledError:
-            if begun.order is not None and (used := begun.order.partial()) is not None:
+            if (used := _partial(begun)) is not None:
                 self.link.post(Booked(self.claim.lease, begun.no, begun.key, used))
             raise
-        except UnknownOutcome as error:
-            await self._in_doubt(begun, error, own)
-            self._open.pop(begun.no, None)
-            raise
-        except StepError as error:
-            # The author's word that it did not happen.
-            facts = {"type": type(error).__name__, "message": str(error)[:MESSAGE_LIMIT]}
-            del self._open[begun.no]
-            await self.link.tell(_recorded_as(self.claim, begun, EffectState.FAILED, None, facts))
-            raise
         except Exception as error:
-            await self._in_doubt(begun, error, own)
-            self._open.pop(begun.no, None)
+            facts = {"type": type(error).__name__, "message": str(error)[:MESSAGE_LIMIT]}
+            if isinstance(error, StepError) and not isinstance(error, UnknownOutcome):
+                # The author's word that it did not happen.
+                del self._open[begun.no]
+                await self.link.tell(_recorded_as(self.claim, begun, EffectState.FAILED, None, facts, _partial(begun)))
+            else:
+                await self._in_doubt(begun, facts, own)
+                self._open.pop(begun.no, None)
+            if begun.order is not None and begun.order.final:
+                raise tool_failed(facts) from error
             raise
         del self._open[begun.no]
         return await self._done(begun, result)
 
-    async def _in_doubt(self, begun: Begun, error: Exception, own: asyncio.Future[None]) -> None:
+    async def _in_doubt(self, begun: Begun, facts: Mapping[str, str], own: asyncio.Future[None]) -> None:
         """Nobody said that it did not happen: a manual effect waits for a person; the others may be sent or looked up."""
         if begun.effect is EffectClass.MANUAL:
-            message = f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]
+            message = f"{facts['type']}: {facts['message']}"[:MESSAGE_LIMIT]
             self._open.pop(begun.no, None)
             await self.suspend(InDoubt(self.claim.lease, begun.no, begun.tool.name, message, begun.key), own)
-        facts = {"type": type(error).__name__, "message": str(error)[:MESSAGE_LIMIT]}
         self.link.post(_recorded_as(self.claim, begun, EffectState.UNKNOWN, None, facts))
 
     async def _done(self, begun: Begun, result: Any) -> Any:
-        used = begun.order.used(result) if begun.order is not None else None
+        used = begun.order.used(result) if begun.order is not None and begun.order.used is not None else None
         try:
             text = self.encode(result)
             kept = await self.link.keep(text)
@@ -261,18 +297,22 @@ class Calls:
 
     def note(self, name: str, make: Callable[[], Any]) -> Any:
         """Return the recorded value of that name, or make and record it: what it is made of would not be the same again."""
-        self._still_open()
-        try:
-            found = self.ledger.effect(name, "")
-        except Diverged as error:
-            raise Divergence(str(error)) from None
+        found = self._recorded(name)
         if isinstance(found, Effect):
             return found.result
         value = make()
         self.link.post(Noted(self.claim.lease, found.no, name, "", dumps(value)))
         return value
 
-    async def suspend(self, outcome: Outcome, own: asyncio.Future[None] | None = None) -> None:
+    def _recorded(self, name: str, sha: str = "") -> Effect | Fresh:
+        """Return what the record has of a request, taken out of the ledger. Raises Divergence."""
+        self._still_open()
+        try:
+            return self.ledger.effect(name, sha)
+        except Diverged as error:
+            raise Divergence(str(error)) from None
+
+    async def suspend(self, outcome: Outcome, own: asyncio.Future[None] | None = None) -> NoReturn:
         """End the attempt with this outcome, after the calls under way in other tasks have been recorded. Raises Suspend.
 
         `own` is the call that asks for it, if one does: it is not waited for.
@@ -313,11 +353,24 @@ def _recorded_as(
 
 
 def failure_again(error: Mapping[str, Any]) -> Exception:
-    """Return a recorded failure as the exception it was, one of ours or of Python's own, else as a StepError."""
-    name = str(error.get("type"))
-    kind = getattr(errors, name, None) or getattr(builtins, name, None)
-    known = isinstance(kind, type) and issubclass(kind, Exception)
-    return (kind if known else StepError)(str(error.get("message")))  # type: ignore[misc]
+    """Return a recorded failure as the exception it was, if that is made of a sentence, else as a StepError."""
+    name, message = str(error.get("type")), str(error.get("message"))
+    kind = _AGAIN.get(name) or getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            return kind(message)
+        except Exception:
+            return StepError(message)
+    return StepError(message)
+
+
+def tool_failed(error: Mapping[str, Any]) -> ToolFailed:
+    """Return a recorded failure as what a call that is not made again ends with: the same words at every attempt."""
+    return ToolFailed(f"{error['type']}: {error['message']}")
+
+
+def _partial(begun: Begun) -> Used | None:
+    return begun.order.partial() if begun.order is not None and begun.order.partial is not None else None
 
 
 async def look_up(link: Link, tool: Tool, bound: Mapping[str, Any], context: Any) -> Any:
@@ -331,7 +384,7 @@ async def look_up(link: Link, tool: Tool, bound: Mapping[str, Any], context: Any
     return await result if asyncio.iscoroutine(result) else result
 
 
-def _recorded(found: Effect) -> Any:
+def _result(found: Effect) -> Any:
     if found.error:
         raise FatalError(found.error.get("message", "its result could not be kept"))
     return found.result

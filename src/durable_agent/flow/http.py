@@ -15,6 +15,8 @@ from durable_agent.flow.context import Context
 from durable_agent.flow.tools import Effect, Tool, tool
 
 HEADER = "Idempotency-Key"
+# What a request ends with before any of it was sent.
+UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 def http_tool(
@@ -35,7 +37,7 @@ def http_tool(
         try:
             async with httpx2.AsyncClient(timeout=timeout_s, trust_env=False) as client:
                 answer = await client.request(method, url, headers=given, **sent)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+        except UNSENT as error:
             raise RetryableError(f"{method} {url} could not be sent: {error}") from error
         except httpx2.HTTPError as error:
             raise UnknownOutcome(f"{method} {url} was sent and not answered: {type(error).__name__}") from error

@@ -70,7 +70,7 @@ class Link(Protocol):
         ...
 
     def sessions(self) -> Any:
-        """Return the worker's connections to tool servers (see `agents.mcp.Sessions`)."""
+        """Return the worker's way to tool servers (see `agents.reach.Reach`)."""
         ...
 
     def say(self, effect: int, text: str) -> None:

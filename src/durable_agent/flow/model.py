@@ -112,8 +112,8 @@ class Listener(Protocol):
         ...
 
 
-class ChatModel(Protocol):
-    """A model of a provider. `window_tokens` is how much it takes in and gives out at once."""
+class Named(Protocol):
+    """A model as prices know it."""
 
     @property
     def provider(self) -> str:
@@ -125,13 +125,17 @@ class ChatModel(Protocol):
         """The model's name at its provider."""
         ...
 
+
+class ChatModel(Named, Protocol):
+    """A model of a provider. `window_tokens` is how much it takes in and gives out at once."""
+
     @property
     def window_tokens(self) -> int:
         """The size of its context window."""
         ...
 
     async def ready(self) -> None:
-        """Return when a call has nothing to wait for but the provider: libraries are loaded, clients are made."""
+        """Return when a call has nothing to wait for but the provider: libraries are loaded, clients are made, prices read."""
         ...
 
     async def reply(self, request: Request, listener: Listener) -> Reply:
@@ -141,4 +145,24 @@ class ChatModel(Protocol):
         UnknownOutcome (it was sent and the answer was cut off), FatalError (the provider refuses it). Cancelled, the
         connection is closed at once and the listener has heard the tokens used so far.
         """
+        ...
+
+
+class Models(Protocol):
+    """The models of a worker and what they cost."""
+
+    def resolve(self, name: str) -> ChatModel:
+        """Return the model of a name. Raises FatalError for one that is not known or has no key."""
+        ...
+
+    def window_tokens(self, model: ChatModel) -> int:
+        """Return the size of a model's context window."""
+        ...
+
+    def bound_microusd(self, model: Named, input_tokens: int, max_tokens: int) -> int | None:
+        """Return what a call may cost at most; None when no price is known."""
+        ...
+
+    def cost_microusd(self, provider: str, model: str, usage: Usage) -> tuple[int, str]:
+        """Return what a call cost and where its price is from."""
         ...

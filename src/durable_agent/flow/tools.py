@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -140,6 +141,15 @@ def _made(
         breaker,
         arguments,
     )
+
+
+@lru_cache(1024)
+def stand_in(name: str, effect: Effect = "safe") -> Tool:
+    """Return what stands in the record for calls that are not a worker's own tool; their orders make them."""
+
+    async def stands_in(**request: Any) -> None: ...
+
+    return tool(name, effect=effect)(stands_in)
 
 
 def arguments_for(tool: Tool, kind: str, given: Any) -> Mapping[str, Any]:

@@ -13,9 +13,8 @@ import orjson
 
 from durable_agent.agents.kinds import AGENT_KINDS
 from durable_agent.artifacts import KEY, is_reference
-from durable_agent.core.events import dumps
+from durable_agent.core.events import digest, dumps
 from durable_agent.core.outcomes import Failed, Outcome, Succeeded, Verdict
-from durable_agent.core.port import ToolServer
 from durable_agent.core.records import (
     DEFAULT_TENANT,
     Answer,
@@ -33,11 +32,10 @@ from durable_agent.core.records import (
 from durable_agent.engine.export import Export, parse_export
 from durable_agent.errors import FatalError, Unrecorded
 from durable_agent.flow.kinds import KINDS
-from durable_agent.flow.link import Passage
+from durable_agent.flow.link import NoLink
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import run_attempt
-from durable_agent.worker.gates import no_gate
 
 # What a cassette has a result of; the other steps never ran to an end.
 PLAYABLE = ("succeeded", "compensated", "dead_letter")
@@ -123,7 +121,7 @@ def _difference(claim: Claim, outcome: Outcome) -> str | None:
             return f"it ends as {type(outcome).__name__.lower()}, which was not recorded"
 
 
-class _Tape:
+class _Tape(NoLink):
     """A link that plays a record: nothing is told, nothing is called."""
 
     def __init__(self, registry: Registry, contents: Mapping[str, str]) -> None:
@@ -150,10 +148,8 @@ class _Tape:
 
     async def keep(self, text: bytes) -> bytes:
         # What was kept in the store is compared by what stands for it, as it was recorded.
-        import hashlib
-
-        digest = hashlib.sha256(text).hexdigest()
-        return dumps({KEY: digest, "bytes": len(text)}) if digest in self._contents else text
+        sha = digest(text)
+        return dumps({KEY: sha, "bytes": len(text)}) if sha in self._contents else text
 
     async def whole(self, value: Any) -> Any:
         if not is_reference(value):
@@ -162,34 +158,8 @@ class _Tape:
             raise FatalError(f"the content of artifact {value[KEY]} is not in the export")
         return orjson.loads(self._contents[value[KEY]])
 
-    async def put(self, content: bytes) -> str:
-        return ""
-
     def models(self) -> Any:
-        return None
-
-    def sessions(self) -> Any:
-        return None
-
-    def say(self, effect: int, text: str) -> None:
-        return
-
-    async def pass_gate(self, name: str | None, tokens: int) -> Passage:
-        return _open()
-
-    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
-        return _no_transaction()
-
-    def reading(self) -> AbstractAsyncContextManager[Any]:
-        return _no_transaction()
-
-    async def tool_server(self, name: str) -> Any:
-        return ToolServer(name, None, (), None, "ready", None)
-
-
-def _open() -> Passage:
-    passage: Passage = no_gate()
-    return passage
+        return None  # a recorded answer needs none
 
 
 @asynccontextmanager
