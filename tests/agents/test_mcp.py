@@ -266,6 +266,62 @@ async def test_a_command_killed_in_the_middle_leaves_an_unknown_outcome_and_is_s
     assert children()
 
 
+@pytest.mark.parametrize("how", ["timed out", "cancelled", "asked"])
+async def test_over_one_pipe_no_answer_goes_to_a_question_of_a_call_that_was_given_up(
+    sessions: Sessions, tmp_path: Path, how: str
+) -> None:
+    os.mkfifo(tmp_path / "hanging")
+    place = (*STDIO.command[:-1], "stdio-old")
+    server = Server("ours", command=place, env={**STDIO.env, "TEST_HANGING": str(tmp_path / "hanging")})
+    pinned = (await sessions.offered(server)).digest
+    ending = call(sessions, server, "ask" if how == "asked" else "hang", pinned=pinned, timeout_s=2)
+    first = asyncio.create_task(ending)
+    answers = [{"action": "accept", "content": {"sure": True}}]
+    others = [
+        asyncio.create_task(call(sessions, server, "read", {"what": str(no)}, pinned=pinned, answers=answers))
+        for no in range(3)
+    ]
+    if how != "asked":
+        assert await asyncio.to_thread((tmp_path / "hanging").read_text) == "hanging"
+    if how == "cancelled":
+        first.cancel()
+    with pytest.raises({"timed out": UnknownOutcome, "cancelled": asyncio.CancelledError, "asked": InputRequired}[how]):
+        await first
+    assert await asyncio.gather(*others) == [{"what": str(no)} for no in range(3)]
+
+
+@pytest.mark.parametrize("how", ["timed out", "cancelled"])
+async def test_a_call_that_was_given_up_holds_no_request_of_an_old_server_open(sessions: Sessions, how: str) -> None:
+    async with serving(World(old=True)) as running:
+        server, world = Server("depot", running.url), running.world
+        staying = asyncio.create_task(call(sessions, server, "hang"))
+        await world.begun["hang"].wait()
+        world.begun["hang"].clear()
+        leaving = asyncio.create_task(call(sessions, server, "hang", timeout_s=0.2 if how == "timed out" else 20))
+        await world.begun["hang"].wait()
+        if how == "cancelled":
+            leaving.cancel()
+        with pytest.raises(UnknownOutcome if how == "timed out" else asyncio.CancelledError):
+            await leaving
+        assert await call(sessions, server, "read", {"what": "tea"}) == {"what": "tea"}
+        assert world.sessions == 2
+        assert not world.closed.is_set()
+        world.gates["hang"].set()
+        assert await staying == {"result": "done"}
+        await world.closed.wait()
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/event-stream"])
+async def test_what_comes_with_a_redirect_is_not_read(sessions: Sessions, kind: str) -> None:
+    async with serving() as running:
+        server = Server("depot", running.url)
+        await sessions.offered(server)
+        running.world.refusal = (307, {"Content-Type": kind, "Location": running.url}, b"x" * 64 * 1024 * 1024)
+        with pytest.raises(FatalError, match="Redirect"):
+            await call(sessions, server, "read", {"what": "tea"})
+        assert running.world.sent_bytes < 20 * 64 * 1024 * 1024 / 2
+
+
 async def test_commands_are_ended_with_the_sessions_and_are_for_operators_only() -> None:
     before = children()
     async with Sessions(allow_stdio=True) as sessions:
@@ -281,8 +337,9 @@ async def test_commands_are_ended_with_the_sessions_and_are_for_operators_only()
     assert children() == before
     with pytest.raises(FatalError, match="cannot be used"):
         await discover(Server("x", command=("/nowhere/to/be/found",)), allow_stdio=True)
-    with pytest.raises(RetryableError):
-        await discover(Server("x", command=("/bin/true",)), allow_stdio=True)
+    for command in (("/bin/false",), ("/bin/sh", "-c", "exit 3")):
+        with pytest.raises(RetryableError, match="ended before it could be used"):
+            await discover(Server("x", command=command), allow_stdio=True)
 
 
 def children() -> set[int]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_agent.agents.model import Usage
 from durable_agent.agents.prices import PriceRow, bound_microusd, cost_microusd, price_of, window_tokens
+from durable_agent.flow.model import Usage
 
 ROW = PriceRow(Decimal("2"), Decimal("10"), Decimal("0.5"), Decimal("2.5"))
 LISTED = [

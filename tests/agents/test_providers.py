@@ -19,11 +19,11 @@ from botocore.exceptions import EndpointConnectionError
 
 from durable_agent.agents import providers
 from durable_agent.agents.catalog import Available, Catalog, window_tokens
-from durable_agent.agents.model import ChatModel, Reply, Request, ToolCall, ToolSpec, Usage
 from durable_agent.agents.offline import OfflineModel, ScriptedModel
 from durable_agent.agents.prices import price_of
 from durable_agent.agents.providers import PydanticAIModel
 from durable_agent.errors import FatalError, RateLimited, RetryableError, StepError, UnknownOutcome
+from durable_agent.flow.model import ChatModel, Reply, Request, ToolCall, ToolSpec, Usage
 from tests.support.providers import USED, Answer, Call, Failure, ProviderStub, provider_stub
 
 MODELS = {
@@ -376,7 +376,7 @@ async def test_bedrock_takes_a_token() -> None:
         made.client.meta.events.register("before-send", stop)
         return made
 
-    await failure(PydanticAIModel("bedrock", "nova", 1, make=make), RetryableError)
+    await failure(PydanticAIModel("bedrock", "nova", lambda: 1, make=make), RetryableError)
     assert sent == [b"Bearer token-1"]
     catalog = Catalog.from_env({"AWS_REGION": "us-east-1", "AWS_BEARER_TOKEN_BEDROCK": "token-1",
                                 "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": "http://127.0.0.1:1"})  # fmt: skip
@@ -395,7 +395,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     code = (
         "import sys, durable_agent.agents.catalog, durable_agent.agents.providers as p\n"
         "m = durable_agent.agents.catalog.Catalog.from_env({'OPENAI_API_KEY': 'k'}).resolve()\n"
-        "print([n for n in ('pydantic_ai', 'anthropic', 'openai', 'google.genai', 'boto3') if n in sys.modules])"
+        "print([n for n in ('pydantic_ai', 'genai_prices', 'anthropic', 'openai', 'google.genai', 'boto3') if n in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -20,7 +20,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import RequestUsage
 
 from durable_agent.agents.pydantic_ai import durable, run_agent
-from durable_agent.agents.requests import ANSWER_TOKENS
+from durable_agent.agents.requests import ANSWER_TOKENS, Serving, served
 from durable_agent.core.outcomes import Booked, Intended, Recorded
 from durable_agent.core.records import Limit
 from durable_agent.flow.context import Context
@@ -114,7 +114,9 @@ async def test_a_resumed_attempt_is_charged_for_what_it_asks_and_not_for_what_wa
         engine = Losing(commit, side)
         limit = [Limit("tokens", 1_000_000)]
         run = await run_in_memory([Step("counted")], [counted], answers=told, backend=engine, budget=limit)
-        assert [one.spent for one in run.budgets] == [COUNTED]
+        # What nobody heard the end of may have been paid for.
+        lost = sum(bound.get("tokens") or 0 for bound in run.steps[0].lost.values())
+        assert [(one.spent, one.reserved) for one in run.budgets] == [(COUNTED + lost, 0)]
         if engine.left > 0:
             assert commit > 10
             return
@@ -271,13 +273,21 @@ PRICES = [
 ]  # fmt: skip
 
 
-async def test_what_requests_cost_is_the_runs(engine: Engine, database: Database) -> None:
+class Dated(WrapperModel):
+    """A model whose provider answers with a name of its own."""
+
+    async def request(self, *given: Any) -> ModelResponse:
+        return replace(await self.wrapped.request(*given), model_name=f"{self.model_name}2026-11-20")
+
+
+@pytest.mark.parametrize("wrapped", [lambda model: model, Dated])
+async def test_what_requests_cost_is_the_runs(engine: Engine, database: Database, wrapped: Any) -> None:
     stage = await stage_on(engine, database, budget=(Limit("microusd", 2_000_000),))
     stage.prices = PRICES
 
     @step("play")
     async def play(ctx: Context) -> str:
-        asking = Agent(FunctionModel(counting))
+        asking = Agent(wrapped(FunctionModel(counting)))
         return str((await run_agent(ctx, asking, "Go.", message_history=BEFORE)).output)
 
     stage.registry.add(play)
@@ -313,6 +323,19 @@ class Quietly(WrapperModel):
     async def request_stream(self, *given: Any, **more: Any) -> AsyncIterator[Any]:  # type: ignore[override]
         async with self.wrapped.request_stream(*given, **more) as stream:
             yield Quiet(stream)
+
+
+def test_a_request_is_priced_as_the_model_of_a_fallback_that_served_it() -> None:
+    serving = [Serving("openai", "gpt-5", None, None, 0), Serving("openai", "gpt-5-mini", None, None, 0),
+               Serving("anthropic", "claude", None, None, 0)]  # fmt: skip
+    answered = [
+        ("openai", "gpt-5-mini-2025-08-07"),
+        ("openai", "gpt-5-2025-08-07"),
+        ("anthropic", "odd"),
+        (None, "odd"),
+    ]
+    found = [served(serving, provider, name).name for provider, name in answered]
+    assert found == ["gpt-5-mini", "gpt-5", "claude", "gpt-5"]
 
 
 async def test_a_stream_that_is_cut_off_books_what_it_had_used(engine: Engine, database: Database) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from durable_agent import Graph, Step
+from durable_agent.core.outcomes import Booked, Intended, Recorded, Released, Used
+from durable_agent.core.records import Claim, EffectClass, EffectState, Limit, RunSpec
 from durable_agent.core.waits import Decision
+from durable_agent.flow.steps import step_specs
 from durable_agent.testing import FakeBackend, FakeWait, run_in_memory
 from tests.support import outside
 from workers.examples import vendor_onboarding as vendor
@@ -72,3 +77,47 @@ async def test_branches_are_taken_and_skipped() -> None:
         .edge("small", "end").edge("big", "end")
     )  # fmt: skip
     assert set((await run_in_memory(graph, outside)).outputs) == {"double", "small", "end"}
+
+
+async def test_a_graph_brings_its_predicates_and_its_budget() -> None:
+    graph = Graph("small").node("double", input={"item": 1}).node("end", tool="double", input={"item": 2})
+    graph.edge("double", "end", lambda edge: edge.output == 2).budget(tools=1)
+    run = await run_in_memory(graph, outside)
+    assert (run.status, run.outputs) == ("budget_exceeded", {"double": 2, "when.double.end": True})
+    assert set((await run_in_memory(graph, outside, budget=[])).outputs) == {"double", "when.double.end", "end"}
+
+
+@pytest.mark.parametrize("below", [False, True])
+async def test_a_run_that_its_budget_pauses_is_said(below: bool) -> None:
+    if below:
+        work, told = [Step("parent")], "a run it started is paused"
+    else:
+        work, told = [Step("double", input={"item": 1})], "the run is paused"
+    with pytest.raises(RuntimeError, match=f"{told}.*tools 0 of 0"):
+        await run_in_memory(work, outside, budget=[Limit("tools", 0, "pause")])
+
+
+async def test_a_call_that_nobody_heard_the_end_of_is_charged_in_full_until_it_is_known() -> None:
+    engine = FakeBackend()
+    run_id = engine.submit(RunSpec(step_specs([Step("double")]), budget=(Limit("tokens", 1000),)))
+
+    async def claim() -> Claim:
+        return (await engine.exchange((), free=1, solo=True)).claims[0]
+
+    def budget() -> tuple[int, int]:
+        (found,) = engine.runs[run_id].budgets
+        return found.spent, found.reserved
+
+    claim_1 = await claim()
+    intent = Intended(claim_1.lease, 1, "llm", EffectClass.SAFE, b"{}", "", "key", reserve={"tokens": 300})
+    await engine.exchange([intent, Released(claim_1.lease)], free=0, solo=True)
+    assert budget() == (0, 300)
+    claim_2 = await claim()
+    assert budget() == (300, 0)
+    wrong = Booked(claim_1.lease, 1, "another", Used(1, 1))
+    await engine.exchange([wrong, Booked(claim_1.lease, 1, "key", Used(50, 20))], free=0, solo=True)
+    assert budget() == (70, 0)
+    again = replace(intent, lease=claim_2.lease)
+    done = Recorded(claim_2.lease, 1, "llm", EffectState.DONE, b"1", None, {"tokens": 300}, Used(90, 10))
+    await engine.exchange([again, done], free=0, solo=True)
+    assert budget() == (170, 0)

@@ -12,10 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from durable_agent.agents import prices, providers
-from durable_agent.agents.model import ChatModel
 from durable_agent.agents.offline import OfflineModel
 from durable_agent.agents.providers import PydanticAIModel
 from durable_agent.errors import FatalError
+from durable_agent.flow.model import ChatModel
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -125,7 +125,7 @@ class Catalog:
         if missing := self._missing(provider):
             raise FatalError(f"model {provider}:{model} needs a key: set {missing}")
         make, secrets = self._maker(provider, model)
-        return PydanticAIModel(provider, model, window_tokens(provider, model), make=make, secrets=secrets)
+        return PydanticAIModel(provider, model, partial(window_tokens, provider, model), make=make, secrets=secrets)
 
     def _missing(self, provider: str) -> str | None:
         """Return the variable that a provider lacks."""

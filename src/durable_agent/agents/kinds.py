@@ -25,6 +25,8 @@ async def _registered(ctx: Context, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the agent's answer with the conversation, which a follow-up goes on with."""
     config = Config.from_json(given["agent"])
     history = await ctx.link.whole(given.get("history") or [])
+    if isinstance(history, dict):
+        history = history.get("messages")  # a conversation that did not fit a row is in the whole output it was part of
     if not isinstance(history, list):
         raise FatalError("agent: history is no list of messages")
     loop = Loop(ctx, config)

@@ -9,11 +9,11 @@ from typing import Any
 from durable_agent.agents import prices
 from durable_agent.agents.catalog import Catalog
 from durable_agent.agents.prices import PriceRow
-from durable_agent.flow.model import ChatModel, Usage
+from durable_agent.flow.model import ChatModel, Named, Usage
 
 
 class WorkerModels:
-    """See `flow.llm.Models`. `set_prices` replaces what the operator set."""
+    """See `flow.model.Models`. `set_prices` replaces what the operator set."""
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
@@ -32,19 +32,19 @@ class WorkerModels:
         self._windows = {name: row["window_tokens"] for name, row in named.items() if row["window_tokens"]}
 
     def resolve(self, name: str) -> ChatModel:
-        """See `flow.llm.Models.resolve`."""
+        """See `flow.model.Models.resolve`."""
         return self.catalog.resolve(name)
 
     def window_tokens(self, model: ChatModel) -> int:
         """Return the size of a model's context window, as the operator set it or as it is known."""
         return self._windows.get(f"{model.provider}:{model.name}", model.window_tokens)
 
-    def bound_microusd(self, model: ChatModel, input_tokens: int, max_tokens: int) -> int | None:
-        """See `flow.llm.Models.bound_microusd`."""
+    def bound_microusd(self, model: Named, input_tokens: int, max_tokens: int) -> int | None:
+        """See `flow.model.Models.bound_microusd`."""
         return prices.bound_microusd(model.provider, model.name, input_tokens, max_tokens, self._prices)
 
     def cost_microusd(self, provider: str, model: str, usage: Usage) -> tuple[int, str]:
-        """See `flow.llm.Models.cost_microusd`."""
+        """See `flow.model.Models.cost_microusd`."""
         return prices.cost_microusd(provider, model, usage, self._prices)
 
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from durable_agent.agents.model import Listener, Message, Reply, Request, ToolCall, ToolSpec, Usage
 from durable_agent.errors import FatalError
+from durable_agent.flow.model import Listener, Message, Reply, Request, ToolCall, ToolSpec, Usage
 
 Line = Reply | Exception | Callable[[Request], Reply]
 
@@ -41,7 +41,7 @@ class OfflineModel:
         """Return: there is nothing to wait for."""
 
     async def reply(self, request: Request, listener: Listener) -> Reply:
-        """Return the answer; the listener hears its words one by one, and its tokens as they come."""
+        """Return the answer. It is there at once: the listener hears what it used, and no words that would come before it."""
         return self._said(request, self._answer(request), listener)
 
     def _answer(self, request: Request) -> Reply:
@@ -60,8 +60,6 @@ class OfflineModel:
         finish = "length" if cut else "tool_calls" if reply.calls and reply.finish == "stop" else reply.finish
         total = reply.usage if reply.usage.tokens else Usage(_input_tokens(request), _output_tokens(text, reply.calls))
         listener.usage(replace(total, output_tokens=0))
-        for word in re.findall(r"\S+\s*|\s+", text):
-            listener.text(word)
         listener.usage(total)
         return replace(reply, text=text, finish=finish, usage=total, model=reply.model or self.name)
 

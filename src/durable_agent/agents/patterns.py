@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -18,7 +18,7 @@ from durable_agent.agents.loop import Loop
 from durable_agent.agents.toolbox import Toolbox
 from durable_agent.core.records import StepKind
 from durable_agent.errors import FatalError
-from durable_agent.flow.builder import PATTERNS
+from durable_agent.flow.builder import PATTERNS, is_predicate
 from durable_agent.flow.context import Context
 from durable_agent.flow.model import ToolCall
 from durable_agent.flow.steps import Step, mapped
@@ -114,11 +114,7 @@ def fitting(schema: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
 async def _swarm(ctx: Context, node: Node) -> Any:
     """Work on the items of a list at once, each as a step of its own that any worker may take."""
     items = _parts(ctx, node)
-    branch = {
-        "pattern": "pipeline", "llm": node.llm or "default", "tools": list(node.config.tools),
-        "max_steps": node.config.max_steps, "max_tokens": node.config.max_tokens, "servers": list(node.config.servers),
-        "system": _told(node, BRANCH),
-    }  # fmt: skip
+    branch = branch_of(node)
     task = subject_of(ctx) if not node.prompt else node.prompt
     inputs = [
         {**branch, "prompt": f"{task}\n\nYour part ({i + 1} of {len(items)}): {plain(item)}"}
@@ -128,11 +124,22 @@ async def _swarm(ctx: Context, node: Node) -> Any:
         "agent", inputs, concurrency=node.concurrency, name="branch", argument="", kind=StepKind.AGENT
     )
     outputs = await ctx.spawn(steps, name="swarm")
-    texts = [one["text"] for one in outputs if one is not None]
+    return joined(items, outputs)
+
+
+def joined(parts: Sequence[Any], outputs: Sequence[Any]) -> dict[str, Any]:
+    """Return what a swarm comes to: each part with the text of its own branch, without the parts that were skipped."""
+    branches = [
+        {"part": part, "text": one["text"]} for part, one in zip(parts, outputs, strict=True) if one is not None
+    ]
+    return {"text": "\n\n".join(one["text"] for one in branches), "branches": branches}
+
+
+def branch_of(node: Node) -> dict[str, Any]:
+    """Return the input of one branch of a swarm: all that its node's agent is, told to work on its part."""
     return {
-        "text": "\n\n".join(texts),
-        "branches": [{"part": item, "text": text} for item, text in zip(items, texts, strict=False)],
-    }
+        **asdict(node.config), "pattern": "pipeline", "llm": node.llm or "default", "system": _told(node, BRANCH)
+    }  # fmt: skip
 
 
 def _parts(ctx: Context, node: Node) -> list[Any]:
@@ -196,7 +203,7 @@ def task_of(ctx: Context, prompt: str) -> str:
     if isinstance(ctx.run_input, dict) and ctx.run_input:
         parts.append(f"Input: {plain(ctx.run_input)}")
     for name, output in ctx.parents.items():
-        if not name.startswith("when."):
+        if not is_predicate(name, ctx.step, output):
             parts.append(f"What {name!r} returned:\n{plain(output)[:KNOWN_CHARS]}")
     return "\n\n".join(parts)
 

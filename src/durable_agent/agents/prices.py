@@ -7,14 +7,15 @@ One US dollar for a million tokens is one micro-dollar for a token, so a row's r
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from durable_agent.agents.model import Usage
+from durable_agent.flow.model import Usage
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, Provider
@@ -91,10 +92,7 @@ def price_of(provider: str, model: str, overrides: Mapping[str, PriceRow] = NO_O
     if (row := _override(provider, model, overrides)) is not None:
         dearest = max(row.input_usd, row.cache_read_usd or row.input_usd, row.cache_write_usd or row.input_usd)
         return Price("operator", dearest, row.output_usd)
-    if (found := _listed(provider, model)) is None:
-        return None
-    _, info = found
-    return Price("genai-prices", max(_rates(info, _TEXT_IN)), max(_rates(info, _TEXT_OUT)))
+    return _dearest(provider, model, int(time.time() // 3600))
 
 
 def window_tokens(provider: str, model: str) -> int | None:
@@ -128,18 +126,23 @@ def _listed(provider: str, model: str) -> tuple[Provider, ModelInfo] | None:
     except LookupError:
         return None
     info = found[1]
-    return found if _rates(info, _TEXT_IN) and _rates(info, _TEXT_OUT) else None
+    hour = int(time.time() // 3600)
+    return found if _rates(info, _TEXT_IN, hour) and _rates(info, _TEXT_OUT, hour) else None
 
 
-def _rates(info: ModelInfo, kinds: tuple[str, ...]) -> list[Decimal]:
-    """Return every rate a model's tokens of these kinds may have in the next day, in all tiers."""
-    now = datetime.now(UTC)
-    return [
-        rate
-        for hour in range(25)
-        for kind in kinds
-        for rate in _tiers(getattr(info.get_prices(now + timedelta(hours=hour)), kind))
-    ]
+@lru_cache(maxsize=1024)
+def _dearest(provider: str, model: str, hour: int) -> Price | None:
+    """Return the dearest a model may be by the table in the day after this hour, counted since the epoch."""
+    if (found := _listed(provider, model)) is None:
+        return None
+    _, info = found
+    return Price("genai-prices", max(_rates(info, _TEXT_IN, hour)), max(_rates(info, _TEXT_OUT, hour)))
+
+
+def _rates(info: ModelInfo, kinds: tuple[str, ...], hour: int) -> list[Decimal]:
+    """Return every rate a model's tokens of these kinds may have in the day after an hour, in all tiers."""
+    priced = [info.get_prices(datetime.fromtimestamp((hour + ahead) * 3600, UTC)) for ahead in range(26)]
+    return [rate for one in priced for kind in kinds for rate in _tiers(getattr(one, kind))]
 
 
 def _tiers(price: Any) -> Iterator[Decimal]:

@@ -16,14 +16,14 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from pydantic_core import to_jsonable_python
 
+from durable_agent.agents.failures import failure_of, usage_of
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.outcomes import Used
-from durable_agent.errors import FatalError, RateLimited, RetryableError, StepError, UnknownOutcome
+from durable_agent.errors import FatalError, RetryableError, StepError
 from durable_agent.flow.context import Context
 from durable_agent.flow.effects import Order, Terms
-from durable_agent.flow.llm import MESSAGE_TOKENS, TOOLS_TOKENS, Ear
-from durable_agent.flow.model import Usage
-from durable_agent.flow.tools import tool
+from durable_agent.flow.llm import MESSAGE_TOKENS, TOOLS_TOKENS, Ear, used_of
+from durable_agent.flow.tools import stand_in
 
 try:
     from pydantic_ai import RunContext
@@ -64,8 +64,6 @@ _FILE_TOKENS: Final = 16_384
 _FILE: Final = re.compile(rb'"kind":"(binary|image-url)"')
 # What goes in by these, only the provider knows.
 _UNSEEN: Final = re.compile(rb'"kind":"(document-url|audio-url|video-url|uploaded-file)"')
-# Answers that mean "not now".
-_PASSING: Final = frozenset({408, 409, 425, 429})
 
 
 class RecordedModel(WrapperModel):
@@ -104,7 +102,7 @@ class RecordedModel(WrapperModel):
                 async for event in stream:
                     events.append(event)
                     chars += _heard(event, ear)
-                    ear.usage(_usage(stream.usage, chars))
+                    ear.usage(usage_of(stream.usage, chars))
                 return stream.get()
 
         response = await self._recorded(messages, model_settings, model_request_parameters, send)
@@ -116,7 +114,7 @@ class RecordedModel(WrapperModel):
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters, send: Send
     ) -> ModelResponse:  # fmt: skip
         said = _said(self.model_name, messages, settings, parameters, self._counted)
-        recorded = tool(plain_name(f"model.{self.model_name}"), effect="safe")(_stands_for)
+        recorded = stand_in(plain_name(f"model.{self.model_name}"))
         try:
             asking = Asking(self._ctx, said, settings, _serving(self.wrapped, settings), send)
             response = await self._ctx.order(recorded, {}, asking.order())
@@ -126,12 +124,8 @@ class RecordedModel(WrapperModel):
                 raise error.__cause__ from None
             raise
         loaded: ModelResponse = JSON_CODEC.load(ModelResponse, response)
-        self._counted[said.key] = _usage(loaded.usage).tokens
+        self._counted[said.key] = usage_of(loaded.usage).tokens
         return loaded
-
-
-async def _stands_for(**request: Any) -> None:
-    """Stand for a model's requests in the record; the orders make them."""
 
 
 @dataclass(slots=True)
@@ -144,10 +138,13 @@ class Asking:
     serving: Sequence[Serving]
     send: Send
     ears: list[Ear] = field(default_factory=list)
+    response: ModelResponse | None = None
 
     def order(self) -> Order:
         """Return the order of the request."""
-        return Order(self.said.request, self.terms, self.used, self.partial, self.make)
+        return Order(
+            request=self.said.request, terms=self.terms, used=self.used, partial=self.partial, make=self.make
+        )  # fmt: skip
 
     def terms(self) -> Terms:
         """See `flow.effects.Order`."""
@@ -165,27 +162,25 @@ class Asking:
         settings = self.settings
         if limit := self._limit():
             settings = cast(ModelSettings, {**(settings or {}), "max_tokens": limit})
-        self.ears.append(Ear(self.ctx.link, effect, cast(Any, self.serving[0])))
+        self.ears.append(Ear(self.ctx.link, effect, self.serving[0]))
         try:
-            return JSON_CODEC.dump(ModelResponse, await self.send(settings, self.ears[-1]))
+            self.response = await self.send(settings, self.ears[-1])
         except known.ModelAPIError as error:
             raise step_error(error) from error
+        return JSON_CODEC.dump(ModelResponse, self.response)
 
     def used(self, result: Any) -> Used:
         """See `flow.effects.Order`."""
-        response: ModelResponse = JSON_CODEC.load(ModelResponse, result)
-        usage, first = _usage(response.usage), self.serving[0]
-        provider, name = response.provider_name or first.provider, response.model_name or first.name
-        cost, source = self.ctx.link.models().cost_microusd(provider, name, usage)
-        facts = {**usage.to_json(), "model": name, "provider": provider, "price": source}
-        return Used(usage.input_tokens, usage.output_tokens, cost, facts)
+        response = self.response or JSON_CODEC.load(ModelResponse, result)
+        one = served(self.serving, response.provider_name, response.model_name or "")
+        return used_of(self.ctx.link.models(), one, response.model_name or "", usage_of(response.usage))
 
     def partial(self) -> Used | None:
         """See `flow.effects.Order`; what went in is guessed where the provider has not said."""
         if not self.ears or (heard := self.ears[-1].used) is None:
             return None
         self.ears[-1].used = replace(heard, input_tokens=heard.input_tokens or self.said.guess_tokens)
-        return self.ears[-1].so_far(self.ctx.link.models())
+        return self.ears[-1].so_far()
 
     def _limit(self) -> int | None:
         """Return the limit to send, which makes the bound true and small; None to leave the settings as they are."""
@@ -230,17 +225,8 @@ class Said:
 
 def step_error(error: known.ModelAPIError) -> StepError:
     """Return a provider's error as the step understands it."""
-    match error:
-        case known.ModelRateLimitError():
-            return RateLimited(str(error), retry_after_s=error.retry_after)
-        case known.ModelConnectionError() | known.ModelRequestTimeout():
-            return UnknownOutcome(str(error))
-        case known.ModelQuotaExceededError() | known.ModelRequestRejectedError():
-            return FatalError(str(error))
-        case known.ModelHTTPError() if error.status_code < 500 and error.status_code not in _PASSING:
-            return FatalError(str(error))
-        case _:
-            return RetryableError(str(error), retry_after_s=error.retry_after)
+    found = failure_of(error)
+    return found.error(error.model_name) if found is not None else RetryableError(str(error))
 
 
 def plain_name(name: str) -> str:
@@ -261,6 +247,13 @@ def _serving(model: Model, given: ModelSettings | None) -> list[Serving]:
     return [Serving(model.system, model.model_name, settings.get("max_tokens"), most, thinking)]
 
 
+def served(serving: Sequence[Serving], provider: str | None, answered: str) -> Serving:
+    """Return which of the models served a request: that of the provider whose name the answer's begins with."""
+    of_provider = [one for one in serving if one.provider == provider] or serving
+    named = [one for one in of_provider if answered.startswith(one.name)]
+    return max(named, key=lambda one: len(one.name)) if named else of_provider[0]
+
+
 def _thinking_tokens(settings: Mapping[str, Any]) -> int:
     """Return how many tokens one of Anthropic's models is asked to think at most."""
     match settings:
@@ -272,13 +265,6 @@ def _thinking_tokens(settings: Mapping[str, Any]) -> int:
             return ANTHROPIC_THINKING_BUDGET_MAP.get(level, 0)
         case _:
             return 0
-
-
-def _usage(told: Any, chars: int = 0) -> Usage:
-    """Return what was used, at least what so many characters of an answer are."""
-    return Usage(
-        told.input_tokens, max(told.output_tokens, -(-chars // 4)), told.cache_read_tokens, told.cache_write_tokens
-    )
 
 
 def _heard(event: ModelResponseStreamEvent, ear: Ear) -> int:

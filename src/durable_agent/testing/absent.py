@@ -13,7 +13,10 @@ from durable_agent.core.records import Lease
 from durable_agent.errors import FatalError
 from durable_agent.testing.state import FakeRun
 
-NO_DATABASE = FatalError("there is no database in memory; test a step that writes to it on PostgreSQL")
+
+def no_database() -> FatalError:
+    """Return the refusal of what needs one."""
+    return FatalError("there is no database in memory; test a step that writes to it on PostgreSQL")
 
 
 class Absent:
@@ -38,11 +41,11 @@ class Absent:
 
     def fenced(self, lease: Lease) -> AbstractAsyncContextManager[Any]:
         """Refuse: there is no database."""
-        raise NO_DATABASE
+        raise no_database()
 
     def reading(self) -> AbstractAsyncContextManager[Any]:
         """Refuse: there is no database."""
-        raise NO_DATABASE
+        raise no_database()
 
     async def tool_server(self, tenant: int, name: str) -> ToolServer | None:
         """Know none."""

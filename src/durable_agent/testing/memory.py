@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import orjson
 
 from durable_agent.core import retry
-from durable_agent.core.budget import Budget, Exceeded, Unbounded, admit, charge, counts, of_tool
+from durable_agent.core.budget import Budget, Exceeded, Unbounded, admit, of_tool
 from durable_agent.core.graph import plan
 from durable_agent.core.outcomes import (
     Booked,
@@ -64,7 +64,7 @@ from durable_agent.core.records import (
 )
 from durable_agent.core.states import StepStatus
 from durable_agent.core.waits import OVERDUE, Decision, answer_of, approval_digest
-from durable_agent.testing.absent import NO_DATABASE, Absent
+from durable_agent.testing.absent import Absent, no_database
 from durable_agent.testing.state import FakeRun, FakeStep, FakeWait
 
 
@@ -82,7 +82,7 @@ class FakeBackend(Absent):
         """Start a run and return its id. Raises GraphInvalid."""
         graph = plan(spec.steps, max_steps=100_000)
         run = FakeRun(uuid4(), spec, [], parent=parent)
-        run.budgets = [Budget("", "run", one.meter, 0, one.cap, 0, 0, one.on_limit) for one in spec.budget]
+        run.budgets = [Budget("run", one.meter, 0, one.cap, 0, 0, one.on_limit or "fail") for one in spec.budget]
         self._add(run, spec.steps, 0, None)
         assert len(graph.names) == len(run.steps)
         self.runs[run.id] = run
@@ -127,7 +127,7 @@ class FakeBackend(Absent):
 
     async def begin(self) -> AuthorTransaction:
         """Refuse: there is no database."""
-        raise NO_DATABASE
+        raise no_database()
 
     async def owned(self) -> frozenset[Token]:
         """See `core.port.Backend.owned`."""
@@ -156,6 +156,7 @@ class FakeBackend(Absent):
                     yield self._claim(run, step)
 
     def _claim(self, run: FakeRun, step: FakeStep) -> Claim:
+        run.lose(step)
         step.status, step.claim_no, step.token = StepStatus.RUNNING, step.claim_no + 1, Token(uuid4())
         lease = Lease(DEFAULT_TENANT, RunId(run.id), step.no, step.claim_no, step.token)
         done = {
@@ -174,6 +175,9 @@ class FakeBackend(Absent):
     def _settle(self, outcome: Outcome) -> Verdict:
         run = self.runs[outcome.lease.run_id]
         step = run.steps[outcome.lease.step_no]
+        if isinstance(outcome, Booked):
+            run.book(step, outcome)
+            return Verdict.OK
         if step.token != outcome.lease.token:
             return Verdict.LOST
         match outcome:
@@ -185,8 +189,6 @@ class FakeBackend(Absent):
                 return self._note(run, step, outcome)
             case Metered():
                 return self._afford(run, of_tool(outcome.tool)) or Verdict.OK
-            case Booked():
-                pass
             case Succeeded():
                 step.output, step.status, step.token = orjson.loads(outcome.output), StepStatus.SUCCEEDED, None
                 step.ended = next(self._order)
@@ -224,6 +226,7 @@ class FakeBackend(Absent):
                     return Verdict.REFUSED
                 if refused := self._afford(run, outcome.reserve or of_tool(outcome.name)):
                     return refused
+                step.held[outcome.no] = outcome.reserve
                 step.effects[outcome.no] = Effect(
                     outcome.no, outcome.name, outcome.effect, outcome.request_sha256, outcome.key, EffectState.INTENT
                 )
@@ -235,10 +238,7 @@ class FakeBackend(Absent):
                 step.effects[outcome.no] = replace(
                     step.effects[outcome.no], state=outcome.state, result=result, error=outcome.error
                 )
-                for one in run.top.budgets:
-                    spent = outcome.used.spent.get(one.meter, 0) if outcome.used else 0
-                    if not counts(one.meter):
-                        charge(one, reserved=outcome.reserved.get(one.meter) or 0, spent=spent)
+                run.spend(step.held.pop(outcome.no, outcome.reserved), outcome.used.spent if outcome.used else {})
                 if outcome.no in step.undo:
                     tool, given, _ = step.undo[outcome.no]
                     given = {**given, "result": result, "outcome": outcome.state.value}
@@ -390,6 +390,8 @@ class FakeBackend(Absent):
                 if step.compensates is not None and run.steps[step.compensates].status is StepStatus.SUCCEEDED:
                     run.steps[step.compensates].status = StepStatus.COMPENSATED
         run.status = status
+        for step in run.steps:
+            run.lose(step)
         for wait in [w for w in self.open_waits() if w.child == run.id]:
             last = {s.spec.name: s.output for s in run.steps if not any(s.no in other.parents for other in run.steps)}
             value = {"run_id": str(run.id), "status": status, "output": last, "error": None}
