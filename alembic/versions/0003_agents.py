@@ -28,6 +28,7 @@ STATEMENTS = (
       add constraint runs_spent check (calls >= 0 and input_tokens >= 0 and output_tokens >= 0 and microusd >= 0)
     """,
     "create index runs_agent on runs (tenant, agent) where agent is not null",
+    "create index runs_agent_open on runs (agent) where agent is not null and finished_at is null",
     "create index runs_tree on runs (tenant, root) where root is not null",
     "create index runs_broke on runs (paused_until) where paused_for is not null",
     # A reservation is held while its call is under way, and charged when nobody hears the end of it.
@@ -166,6 +167,7 @@ STATEMENTS = (
     )
     """,
     "create index deltas_at on deltas (at)",
+    "create index deltas_run on deltas (tenant, run_id, at)",
     "alter table graphs add column budget json",
     # A step of an agent that has as many runs under way as it may.
     "alter table queue drop constraint queue_state",

@@ -39,6 +39,14 @@ def test_no_more_are_let_through_than_slots_are_free() -> None:
     assert (len(done.starts), done.why) == (3, "busy")
 
 
+def test_a_passage_moves_only_what_is_limited_and_a_refusal_nothing() -> None:
+    slots = Gate(concurrency=5)
+    assert pass_through(slots, 1.0, [1] * 9, who="w", free=3)[0] == slots
+    moved, done = pass_through(Gate(requests_per_minute=60), 1.0, [1], who="w", free=None)
+    assert (moved.tokens_at, done.paced) == (None, True)
+    assert pass_through(moved, 1.1, [1], who="w", free=None)[0] == moved
+
+
 def test_a_hold_keeps_everybody_away_until_its_time_and_a_shorter_one_does_not_end_it() -> None:
     gate = hear(Gate(), 100.0, Heard.HELD, who="w", wait_s=30.0, jitter=0.5)
     gate = hear(gate, 101.0, Heard.HELD, who="v", wait_s=1.0, jitter=0.0)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from durable_agent.db.pool import ENGINE_SETTINGS
 from durable_agent.db.sql import load, parse
+from durable_agent.engine.caps import AGENTS
 from durable_agent.engine.journal import JOURNAL, QUEUE
+from durable_agent.engine.spend import BUDGETS
 from tests.support.postgres import Database
 from tests.support.runs import Engine, run_of, step
 
@@ -35,6 +38,7 @@ NOT_BY_WORKERS = {
     "charge_steps": "what a lease that ends held is charged, in the transaction that ends it",
     "charge_runs": "the run's end, which ends every lease of it",
     "book": "asks for the effect's own key and the claim that made it; only lowers what was charged",
+    "under_way": "under the runs' locks; touches no effect of a live lease",
     "release_capped": "a run that has not begun has no lease",
     "forget": "redrive", "revive": "redrive", "recount": "redrive", "enqueue": "redrive",
 }  # fmt: skip
@@ -157,3 +161,31 @@ async def test_a_look_up_by_key_is_one_whatever_the_statistics_say(
     for scan in scans:
         assert WHOLE_KEY.search(scan), plan
     assert "Seq Scan" not in plan
+
+
+OF_SOME_RUNS = {
+    "lock_agents": AGENTS.lock_agents,
+    "release_capped": AGENTS.release_capped,
+    "set_budgeted": BUDGETS.set_budgeted,
+    "tree_of": BUDGETS.tree_of,
+    "lock_spenders": BUDGETS.lock_spenders,
+    "under_way": BUDGETS.under_way,
+}
+NARROW = re.compile(r"Index Cond: .*(\bid = |run_id = |root = |agent = )|TID Cond: |using queue_capped")
+
+
+@pytest.mark.parametrize("runs", [0, 1, 20])
+@pytest.mark.parametrize("name", OF_SOME_RUNS)
+async def test_what_is_about_a_tree_or_an_agent_reads_no_other_runs(
+    engine: Engine, pinned: Any, name: str, runs: int
+) -> None:
+    pinned.execute("vacuum analyze")
+    for _ in range(runs):
+        await engine.submit(run_of(step("a"), agent=uuid4()))
+    plan = _plan(pinned, OF_SOME_RUNS[name])
+    scans = [node for node in plan.split("->") if "Index Scan" in node or "Tid Scan" in node]
+    assert scans, plan
+    for scan in scans:
+        assert NARROW.search(scan), plan
+    assert "Seq Scan" not in plan
+    assert "Materialize" not in plan

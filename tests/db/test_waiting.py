@@ -12,15 +12,6 @@ from durable_agent.engine.journal import JOURNAL
 from tests.support.runs import Engine, run_of, step
 
 
-async def _until_somebody_waits(engine: Engine) -> None:
-    async with asyncio.timeout(20), engine.pools.reading() as conn:
-        while True:
-            row = await (await conn.execute("select count(*)::int from pg_locks where not granted")).fetchone()
-            if row is not None and row[0]:
-                return
-            await asyncio.sleep(0)
-
-
 async def test_a_run_that_changed_while_it_was_waited_for_is_locked_as_it_is_now(engine: Engine) -> None:
     runs = sorted([await engine.submit(run_of(step("a"))) for _ in range(3)])
 
@@ -32,7 +23,7 @@ async def test_a_run_that_changed_while_it_was_waited_for_is_locked_as_it_is_now
     with psycopg.connect(engine.url) as other:
         other.execute("update runs set goal = 'moved' where id = any(%s)", (runs[1:],))
         waiting = asyncio.create_task(lock())
-        await _until_somebody_waits(engine)
+        await engine.somebody_waits()
         other.commit()
     rows = await waiting
     with psycopg.connect(engine.url) as other:

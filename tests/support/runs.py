@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -141,6 +142,15 @@ class Engine:
         async with self.pools.reading() as conn:
             rows = await reads.events(conn, DEFAULT_TENANT, run_id, after=0, limit=100_000)
         return [(row["type"], row["step"]) for row in rows]
+
+    async def somebody_waits(self) -> None:
+        """Return when a statement waits for a lock."""
+        async with asyncio.timeout(20), self.pools.reading() as conn:
+            while True:
+                row = await (await conn.execute("select count(*)::int from pg_locks where not granted")).fetchone()
+                if row is not None and row[0]:
+                    return
+                await asyncio.sleep(0)
 
     async def reap(self) -> None:
         """Look once for what is lost or due."""

@@ -21,7 +21,6 @@ SLICES: Final = 60
 class Budget:
     """One meter of a run's tree or of an agent, under its row's lock. `window_s` 0: over the whole life."""
 
-    owner: str
     scope: str
     meter: str
     window_s: int
@@ -61,18 +60,23 @@ def of_tool(name: str) -> dict[str, int]:
     return {TOOLS: 1, TOOL_PREFIX + name: 1}
 
 
-def admit(budgets: Iterable[Budget], wanted: Mapping[str, int | None]) -> Exceeded | Unbounded | None:
-    """Reserve what is wanted from every budget that meters it, or from none; None when it is admitted."""
+def admit(
+    budgets: Iterable[Budget], wanted: Mapping[str, int | None], *, force: bool = False
+) -> Exceeded | Unbounded | None:
+    """Reserve what is wanted from every budget that meters it, or from none; None when it is admitted.
+
+    With `force` nothing is refused: what has no bound is charged when it is known.
+    """
     touched: list[tuple[Budget, int]] = []
     for budget in budgets:
         if budget.meter not in wanted:
             continue
         amount = wanted[budget.meter]
-        if amount is None:
+        if not force and amount is None:
             return Unbounded(budget.meter)
-        if amount > budget.free:
+        if not force and amount is not None and amount > budget.free:
             return Exceeded(budget, amount)
-        touched.append((budget, amount))
+        touched.append((budget, amount or 0))
     for budget, amount in touched:
         if counts(budget.meter):
             budget.spent += amount
@@ -88,10 +92,8 @@ def charge(budget: Budget, *, reserved: int, spent: int) -> None:
 
 
 def slice_of(now_s: float, window_s: int) -> int:
-    """Return the number of the slice of a rolling window that a time (seconds since the epoch) falls into."""
+    """Return the number of the slice of a rolling window that a time (seconds since the epoch) falls into.
+
+    One that is partly outside the window still counts whole, so the sum is never too low.
+    """
     return int(now_s * SLICES // window_s)
-
-
-def oldest_slice(now_s: float, window_s: int) -> int:
-    """Return the oldest slice that still counts: one that is partly outside counts whole, so the sum is never too low."""
-    return slice_of(now_s, window_s) - SLICES

@@ -205,6 +205,7 @@ _BY_LEASE: Final = frozenset(
         StepEvent.ARTIFACT,
         StepEvent.EFFECT_INTENDED,
         StepEvent.EFFECT_RECORDED,
+        StepEvent.METERED,
         StepEvent.WAITING,
     }
 )

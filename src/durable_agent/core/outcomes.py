@@ -130,10 +130,14 @@ class Booked:
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """A step that is itself the call of a tool begins: counted against the budget before it does."""
+    """A call of a tool that is no effect begins, the step's own at first: counted against the budget before it does.
+
+    `no` tells the calls of one claim apart, so that one that is told again is counted once.
+    """
 
     lease: Lease
     tool: str
+    no: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,11 +125,11 @@ class StepSpec:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One meter of a budget (see `core.budget`). `on_limit` is fail or pause."""
+    """One meter of a budget (see `core.budget`). `on_limit` is fail or pause; None: as it is, fail if the limit is new."""
 
     meter: str
     cap: int
-    on_limit: str = "fail"
+    on_limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

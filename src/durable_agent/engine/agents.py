@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
 from uuid_utils.compat import uuid7
 
 from durable_agent.core import retry
@@ -18,7 +19,7 @@ from durable_agent.db.pool import Connection, Database
 from durable_agent.engine.caps import AGENTS, release
 from durable_agent.engine.grant import carry_on
 from durable_agent.engine.servers import SERVERS
-from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS
+from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS, under_way
 from durable_agent.errors import Conflict, NotFound
 
 
@@ -66,28 +67,36 @@ async def change(db: Database, tenant: Tenant, agent_id: UUID, name: str, config
     """Give an agent another configuration, for the runs to come; its limits hold at once, and runs that they had paused go
     on. Returns its version. Raises NotFound, Conflict for a name that is taken."""
     params = {"tenant": tenant, "id": agent_id, "name": name, "config": dumps(config).decode()}
-    async with db.transaction() as conn, conn.transaction():
-        rows = await reads.rows(conn, AGENTS.get_agent, {"tenant": tenant, "id": None, "name": name})
-        if rows and rows[0]["id"] != agent_id:
-            raise Conflict(f"another agent is named {name!r}; choose another name", field="name")
-        row = await (await conn.execute(AGENTS.put_agent, params)).fetchone()
-        if row is None:
-            raise _unknown(agent_id)
-        await _limit(conn, tenant, agent_id, config)
-        await release(conn, [(tenant, agent_id)])
+    try:
+        async with db.transaction() as conn, conn.transaction():
+            # An exchange locks the agent's row after its budgets: so does this.
+            await _limit(conn, tenant, agent_id, config)
+            row = await (await conn.execute(AGENTS.put_agent, params)).fetchone()
+            if row is None:
+                raise _unknown(agent_id)
+            await release(conn, [(tenant, agent_id)], lifted=True)
+    except UniqueViolation as error:
+        raise Conflict(f"another agent is named {name!r}; choose another name", field="name") from error
     await carry_on(db, tenant, agent_id, actor=by)
     return int(row[0])
 
 
 async def _limit(conn: Connection, tenant: Tenant, agent_id: UUID, config: Mapping[str, Any]) -> None:
-    limits = config.get("budgets") or []
-    keys = {"meters": [one["meter"] for one in limits], "windows": [one["window_s"] for one in limits]}
-    await conn.execute(BUDGETS.drop_budgets, {"tenant": tenant, "owner": agent_id, **keys})
+    limits, where = config.get("budgets") or [], {"tenant": tenant, "owner": agent_id}
+    known = {(row[0], row[1]) for row in await (await conn.execute(BUDGETS.of_owner, where)).fetchall()}
+    keys = [(one["meter"], one["window_s"]) for one in limits]
+    # The runs are locked before the budgets (R1).
+    reserved = await under_way(conn, tenant, agent_id) if not known.issuperset(keys) else {}
+    told = {"meters": [meter for meter, _ in keys], "windows": [window_s for _, window_s in keys]}
+    await conn.execute(BUDGETS.drop_budgets, {**where, **told})
     if limits:
         rows = [
-            (tenant, agent_id, "agent", one["meter"], one["window_s"], one["cap"], 0, one["on_limit"], None)
+            (
+                tenant, agent_id, "agent", one["meter"], one["window_s"], one["cap"], 0, reserved.get(one["meter"], 0),
+                one["on_limit"], None,
+            )
             for one in limits
-        ]
+        ]  # fmt: skip
         await conn.execute(BUDGETS.add_budgets, literals(BUDGET_COLUMNS, rows))
 
 
@@ -97,6 +106,7 @@ async def drop(db: Database, tenant: Tenant, agent_id: UUID) -> None:
         row = await (await conn.execute(AGENTS.drop_agent, {"tenant": tenant, "id": agent_id})).fetchone()
         if row is None:
             raise _unknown(agent_id)
+        await release(conn, [(tenant, agent_id)], lifted=True)
 
 
 async def run_of(
@@ -152,7 +162,7 @@ async def follow_up(
             raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
         steps = await reads.steps(conn, tenant, run_id)
         asked = await reads.rows(conn, reads.READS.open_questions, {"tenant": tenant, "run": run_id})
-    if run["agent"] is None:
+    if run["agent"] is None or run["root"] is not None:
         raise Conflict(f"run {run_id} is no agent's: it has no conversation to go on with", run_id=str(run_id))
     if asked:
         return UUID(str(asked[0]["id"]))

@@ -14,7 +14,7 @@ from durable_agent.db.arrays import literals
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
-from durable_agent.engine.caps import release_after
+from durable_agent.engine.caps import release, releases
 from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
 from durable_agent.engine.journal import JOURNAL, Head, Journal, read_now
 from durable_agent.engine.spend import BUDGETS, charge_run
@@ -58,8 +58,8 @@ async def locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[He
             await journal.write(conn)
             for statement, params in held.later:
                 await conn.execute(statement, params)
-            if held.head.budgeted and held.head.status.final:
-                await release_after(conn, [held.head.key])
+            if held.head.agent is not None and held.head.status.final:
+                await release(conn, [(tenant, held.head.agent)])
     except IllegalTransition as error:
         verb = error.event.removeprefix("run.")
         raise Conflict(
@@ -102,11 +102,16 @@ async def pause(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reaso
 
 
 async def resume(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None) -> str:
-    """Let a paused run's steps be claimed again; ring READY afterwards. Raises NotFound, Conflict."""
+    """Let a paused run's steps be claimed again; ring READY afterwards. Raises NotFound, Conflict.
+
+    One whose time is over is paused again when its clock is looked at.
+    """
     async with locked(db, tenant, run_id) as held:
         held.journal.move(held.head, RunEvent.RESUMED, _why(reason), by=actor)
         await held.conn.execute(JOURNAL.unhold_steps, held.where)
-        held.later.append((BUDGETS.mark_resumed, held.where))
+        held.later.extend([(BUDGETS.mark_resumed, held.where), (BUDGETS.rearm_clock, held.where)])
+        if held.head.agent is not None:
+            held.later.extend(releases([(tenant, held.head.agent)]))
     return held.head.status.value
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from durable_agent.core import budget
 from durable_agent.core.budget import Exceeded, Unbounded
 from durable_agent.core.events import digest, dumps
-from durable_agent.core.outcomes import InDoubt, Intended, Noted, Outcome, Recorded, Verdict
+from durable_agent.core.outcomes import InDoubt, Intended, Metered, Noted, Outcome, Recorded, Verdict
 from durable_agent.core.records import EffectState, WaitKind
 from durable_agent.core.states import RunStatus, StepEvent
 from durable_agent.core.waits import Decision, approval_digest
@@ -18,7 +18,7 @@ from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
 from durable_agent.engine.claim import Step
 from durable_agent.engine.gate import GATES
-from durable_agent.engine.journal import EFFECTS, WAITS, Head, Journal, RunKey
+from durable_agent.engine.journal import EFFECTS, JOURNAL, STEP_KEY, WAITS, Head, Journal, RunKey
 from durable_agent.engine.spend import Purse
 
 EffectKey = tuple[UUID, int, int]
@@ -30,8 +30,9 @@ async def read_gates(conn: Connection, outcomes: Iterable[Any]) -> Any:
     return await conn.execute(GATES.shut, literals(("tenants", "names"), sorted(names))) if names else None
 
 
-async def read(conn: Connection, outcomes: Iterable[Any]) -> tuple[Any, Any]:
-    """Queue the reading of what is known of the outcomes' effects and of the approvals they use; None where there are none."""
+async def read(conn: Connection, outcomes: Iterable[Any]) -> tuple[Any, Any, Any]:
+    """Queue the reading of what is known of the outcomes' effects, of the approvals they use, and of calls they count; None
+    where there are none."""
     known: list[tuple[Any, ...]] = []
     approvals: list[tuple[Any, ...]] = []
     for outcome in outcomes:
@@ -39,12 +40,15 @@ async def read(conn: Connection, outcomes: Iterable[Any]) -> tuple[Any, Any]:
             known.append((outcome.lease.tenant, outcome.lease.run_id, outcome.lease.step_no, outcome.no))
         if isinstance(outcome, Intended) and outcome.approval is not None:
             approvals.append((outcome.lease.tenant, outcome.approval))
-    effects = used = None
+    metered = [(o.lease.tenant, o.lease.run_id, o.lease.step_no) for o in outcomes if isinstance(o, Metered)]
+    effects = used = counted = None
     if known:
         effects = await conn.execute(EFFECTS.effects_now, literals(("tenants", "runs", "nos", "effects"), known))
     if approvals:
         used = await conn.execute(WAITS.approvals, literals(("tenants", "ids"), approvals))
-    return effects, used
+    if metered:
+        counted = await conn.execute(JOURNAL.metered, literals(STEP_KEY, sorted(set(metered), key=str)))
+    return effects, used, counted
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Record:
 
     states: dict[EffectKey, tuple[str, int]] = field(default_factory=dict)
     approvals: dict[UUID, Mapping[str, Any]] = field(default_factory=dict)
+    metered: set[tuple[Any, ...]] = field(default_factory=set)
     purse: Purse = field(default_factory=Purse)
     exhausted: dict[RunKey, Exceeded] = field(default_factory=dict)
     shut: dict[tuple[int, str], str | None] = field(default_factory=dict)
@@ -61,7 +66,7 @@ class Record:
         """Take the answer of `read_gates`: the shut gates, each with the session that may probe it."""
         self.shut = {(tenant, name): probe for tenant, name, probe in await cursor.fetchall()}
 
-    async def know(self, effects: Any, approvals: Any) -> None:
+    async def know(self, effects: Any, approvals: Any, metered: Any) -> None:
         """Take the answers of `read`."""
         if effects is not None:
             for _tenant, run, step, no, state, claim_no in await effects.fetchall():
@@ -70,6 +75,8 @@ class Record:
             names = ("run_id", "kind", "state", "request_sha256", "consumed_at", "answer")
             for wait_id, *row in await approvals.fetchall():
                 self.approvals[wait_id] = dict(zip(names, row, strict=True))
+        if metered is not None:
+            self.metered = set(await metered.fetchall())
 
     def note(
         self, journal: Journal, head: Head, step: Step, outcome: Intended | Recorded | Noted, worker: str | None
@@ -77,66 +84,80 @@ class Record:
         """Put the effect into the journal; what an unknown commit wrote before is not written again (R8)."""
         if self._told_before(outcome):
             return Verdict.ALREADY
-        lease = outcome.lease
-        fence = (step.tenant, step.run_id, step.no, lease.claim_no, lease.token)
-        facts = {"effect": outcome.no, "name": outcome.name, "claim_no": lease.claim_no}
         match outcome:
             case Intended():
-                if head.status is RunStatus.PAUSED:
-                    return Verdict.PAUSED
-                if outcome.approval is not None and not self._allowed(outcome):
-                    return Verdict.REFUSED
-                shut = (step.tenant, outcome.gate or "")
-                if shut in self.shut and self.shut[shut] != str(journal.session):
-                    return Verdict.HELD
-                refused = self._afford(journal, head, outcome.reserve or budget.of_tool(outcome.name))
-                if refused is not None:
-                    return refused
-                if outcome.approval is not None:
-                    journal.consumed.add(step.tenant, outcome.approval)
-                    facts["approval"] = str(outcome.approval)
-                journal.intended.add(
-                    *fence, outcome.no, outcome.name, outcome.effect.value, EffectState.INTENT.value,
-                    outcome.request_sha256, outcome.key, outcome.compensate, outcome.approval, outcome.request.decode(), None,
-                    dumps(outcome.reserve).decode() if outcome.reserve else None,
-                )  # fmt: skip
-                facts |= {"class": outcome.effect.value, "request_sha256": outcome.request_sha256, "key": outcome.key}
-                journal.append(head, StepEvent.EFFECT_INTENDED, step.no, **facts, worker=worker)
+                return self._intend(journal, head, step, outcome, worker)
+            case Recorded():
+                self._record(journal, head, step, outcome)
             case Noted():
                 journal.intended.add(
-                    *fence, outcome.no, outcome.name, "safe", EffectState.DONE.value, outcome.request_sha256, "", None,
-                    None, None, outcome.result.decode(), None,
+                    *_fence(step, outcome), outcome.no, outcome.name, "safe", EffectState.DONE.value, outcome.request_sha256,
+                    "", None, None, None, outcome.result.decode(), None,
                 )  # fmt: skip
-                facts["result_sha256"] = digest(outcome.result)
+                facts = {**_facts(outcome), "result_sha256": digest(outcome.result)}
                 journal.append(head, StepEvent.EFFECT_RECORDED, step.no, **facts, state="done")
-            case Recorded():
-                result = outcome.result.decode() if outcome.result is not None else None
-                error = dumps(outcome.error).decode() if outcome.error is not None else None
-                used = outcome.used
-                usage = dumps(used.facts).decode() if used is not None else None
-                journal.recorded.add(
-                    *fence, outcome.no, outcome.state.value, result, error, usage, used.microusd if used else None
-                )
-                if outcome.state is not EffectState.UNKNOWN:
-                    self.purse.end(head, outcome.reserved, used)
-                if outcome.result is not None:
-                    facts["result_sha256"] = digest(outcome.result)
-                if used is not None:
-                    facts["usage"] = used.facts
-                    facts["microusd"] = used.microusd
-                journal.append(
-                    head, StepEvent.EFFECT_RECORDED, step.no, {"error": outcome.error} if outcome.error else None,
-                    **facts, state=outcome.state.value,
-                )  # fmt: skip
         return Verdict.OK
 
-    def meter(self, journal: Journal, head: Head, step: Step, tool: str) -> Verdict:
-        """Count a step that is itself the call of a tool, before it begins."""
+    def _intend(self, journal: Journal, head: Head, step: Step, outcome: Intended, worker: str | None) -> Verdict:
         if head.status is RunStatus.PAUSED:
             return Verdict.PAUSED
-        refused = self._afford(journal, head, budget.of_tool(tool))
+        if outcome.approval is not None and not self._allowed(outcome):
+            return Verdict.REFUSED
+        shut = (step.tenant, outcome.gate or "")
+        if shut in self.shut and self.shut[shut] != str(journal.session):
+            return Verdict.HELD
+        refused = self._afford(journal, head, outcome.reserve or budget.of_tool(outcome.name))
+        if refused is not None:
+            return refused
+        facts = _facts(outcome)
+        if outcome.approval is not None:
+            journal.consumed.add(step.tenant, outcome.approval)
+            facts["approval"] = str(outcome.approval)
+        journal.intended.add(
+            *_fence(step, outcome), outcome.no, outcome.name, outcome.effect.value, EffectState.INTENT.value,
+            outcome.request_sha256, outcome.key, outcome.compensate, outcome.approval, outcome.request.decode(), None,
+            dumps(outcome.reserve).decode() if outcome.reserve else None,
+        )  # fmt: skip
+        facts |= {"class": outcome.effect.value, "request_sha256": outcome.request_sha256, "key": outcome.key}
+        journal.append(head, StepEvent.EFFECT_INTENDED, step.no, **facts, worker=worker)
+        return Verdict.OK
+
+    def _record(self, journal: Journal, head: Head, step: Step, outcome: Recorded) -> None:
+        result = outcome.result.decode() if outcome.result is not None else None
+        error = dumps(outcome.error).decode() if outcome.error is not None else None
+        used = outcome.used
+        usage = dumps(used.facts).decode() if used is not None else None
+        journal.recorded.add(
+            *_fence(step, outcome),
+            outcome.no,
+            outcome.state.value,
+            result,
+            error,
+            usage,
+            used.microusd if used else None,
+        )
+        if outcome.state is not EffectState.UNKNOWN:
+            self.purse.end(head, outcome.reserved, used)
+        facts = _facts(outcome)
+        if outcome.result is not None:
+            facts["result_sha256"] = digest(outcome.result)
+        if used is not None:
+            facts |= {"usage": used.facts, "microusd": used.microusd}
+        journal.append(
+            head, StepEvent.EFFECT_RECORDED, step.no, {"error": outcome.error} if outcome.error else None,
+            **facts, state=outcome.state.value,
+        )  # fmt: skip
+
+    def meter(self, journal: Journal, head: Head, step: Step, outcome: Metered) -> Verdict:
+        """Count a call of a tool that is no effect, before it begins; what an unknown commit counted is not counted again (R8)."""
+        claim_no = outcome.lease.claim_no
+        if (step.run_id, step.no, claim_no, outcome.tool, outcome.no) in self.metered:
+            return Verdict.ALREADY
+        if head.status is RunStatus.PAUSED:
+            return Verdict.PAUSED
+        refused = self._afford(journal, head, budget.of_tool(outcome.tool))
         if refused is None:
-            journal.append(head, StepEvent.METERED, step.no, tool=tool)
+            journal.append(head, StepEvent.METERED, step.no, tool=outcome.tool, claim_no=claim_no, call=outcome.no)
         return refused or Verdict.OK
 
     def _afford(self, journal: Journal, head: Head, wanted: Mapping[str, int | None]) -> Verdict | None:
@@ -199,3 +220,11 @@ class Record:
 def uses_approval(outcomes: Sequence[Outcome]) -> bool:
     """Whether one of the outcomes is allowed by an approval, which only the rows can tell."""
     return any(isinstance(outcome, Intended) and outcome.approval is not None for outcome in outcomes)
+
+
+def _fence(step: Step, outcome: Intended | Recorded | Noted) -> tuple[Any, ...]:
+    return step.tenant, step.run_id, step.no, outcome.lease.claim_no, outcome.lease.token
+
+
+def _facts(outcome: Intended | Recorded | Noted) -> dict[str, Any]:
+    return {"effect": outcome.no, "name": outcome.name, "claim_no": outcome.lease.claim_no}

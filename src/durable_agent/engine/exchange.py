@@ -24,7 +24,7 @@ from durable_agent.core.turns import Share, priority_rank, share
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
-from durable_agent.engine.caps import release_after
+from durable_agent.engine.caps import release
 from durable_agent.engine.claim import Leased, Picked, Step, lease_picked, leased_from, pick, read_records
 from durable_agent.engine.conclude import cancel_failed, conclude, ended_children
 from durable_agent.engine.effects import uses_approval
@@ -173,10 +173,11 @@ async def _on(conn: Connection, room: Room, ask: Ask, held: Sequence[Leased] | N
         await settle_waiting(conn, journal)
         await journal.write(conn)
         await settlement.record.purse.write(conn, journal)
-        woken = bool(await release_after(conn, settlement.ended())) or woken
+        begun_others = await release(conn, settlement.freed())
         await cancel_failed(conn, journal, settlement)
         late = await promotion.read_outputs(conn, handed)
     outputs = await late.fetchall() if late is not None else ()
+    woken = bool(begun_others is not None and await begun_others.fetchall()) or woken
     leased += _handed(room, promotion, handed, held or (), outputs)
     room.note(ask.outcomes, leased)
     return _done(room, journal, settlement, promotion, leased, picked, ask.shares, woken=woken)
@@ -205,12 +206,15 @@ async def _settle(
     if reads.gates is not None:
         await settlement.record.know_gates(reads.gates)
     if held is not None:
-        if any((head := journal.heads.get(step.run)) is None or head.status.final for step in held):
+        heads = [journal.heads.get(step.run) for step in held]
+        if any(head is None or head.status.final for head in heads):
             raise LostRace("a run ended before its step")
+        if any(head and head.budgeted != step.budgeted for head, step in zip(heads, held, strict=True)):
+            raise LostRace("a run was limited after its step was leased")  # its budgets have to be locked too
         settlement.settle(outcomes, held)
     else:
         rows = {(row[0], row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
-        await settlement.record.know(reads.effects, reads.approvals)
+        await settlement.record.know(reads.effects, reads.approvals, reads.metered)
         known = [(o, rows.get((o.lease.tenant, o.lease.run_id, o.lease.step_no))) for o in outcomes]
         if any(step and step.run not in journal.heads for _, step in known):
             raise LostRace("a run that is there could not be locked")  # never an answer: the lease may be alive

@@ -15,7 +15,7 @@ from durable_agent.db.pool import Connection, Database
 from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
 from durable_agent.engine.control import Held, locked, resume
 from durable_agent.engine.journal import JOURNAL
-from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS, charge_run
+from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS, charge_run, under_way
 from durable_agent.errors import Conflict, InvalidRequest, NotFound
 
 
@@ -37,37 +37,32 @@ async def grant(
             raise Conflict(
                 f"run {root} is {held.head.status.value}: nothing of it will spend any more", run_id=str(root)
             )
-        await _set(held, limits, created=row[1], spent={TOKENS: row[3], MICROUSD: row[4]})
+        await _set(held, limits)
         told = {limit.meter: limit.cap for limit in limits}
         held.journal.append(held.head, RunEvent.BUDGET_SET, None, by=actor, limits=told)
         held.later.append((BUDGETS.set_budgeted, {"tenant": tenant, "root": root}))
     return root, await carry_on(db, tenant, root, actor=actor)
 
 
-async def _set(held: Held, limits: Sequence[Limit], *, created: Any, spent: dict[str, int]) -> None:
-    where = {"tenant": held.head.tenant, "owner": held.head.id}
-    known = {row[0]: row for row in await (await held.conn.execute(BUDGETS.of_owner, where)).fetchall()}
+async def _set(held: Held, limits: Sequence[Limit]) -> None:
+    tenant, root = held.head.key
+    cursor = await held.conn.execute(BUDGETS.of_owner, {"tenant": tenant, "owner": root})
+    known = {meter: (spent, on_limit) for meter, _, _, spent, _, on_limit, _ in await cursor.fetchall()}
+    late = any(limit.meter not in known for limit in limits)
+    reserved = await under_way(held.conn, tenant, root) if late else {}
+    (tree,) = await (await held.conn.execute(BUDGETS.tree_of, held.where)).fetchall()
+    since, before = tree[1].isoformat(), {TOKENS: tree[3], MICROUSD: tree[4]}
     rows = []
     for limit in limits:
-        old = known.get(limit.meter)
-        used = old[3] if old is not None else spent.get(limit.meter, 0)
-        if limit.cap < used:
+        spent, on_limit = known.get(limit.meter, (before.get(limit.meter, 0), "fail"))
+        if limit.cap < spent:
             raise InvalidRequest(
-                f"budget {limit.meter!r}: {limit.cap} is less than the {used} that are spent; give the new total",
+                f"budget {limit.meter!r}: {limit.cap} is less than the {spent} that are spent; give the new total",
                 field=f"budget.{limit.meter}",
             )
+        held_now = reserved.get(limit.meter, 0)
         rows.append(
-            (
-                held.head.tenant,
-                held.head.id,
-                "run",
-                limit.meter,
-                0,
-                limit.cap,
-                used,
-                limit.on_limit,
-                created.isoformat(),
-            )
+            (tenant, root, "run", limit.meter, 0, limit.cap, spent, held_now, limit.on_limit or on_limit, since)
         )
     await held.conn.execute(BUDGETS.add_budgets, literals(BUDGET_COLUMNS, rows))
 
@@ -117,10 +112,10 @@ async def _time_is_over(db: Database, tenant: Tenant, run_id: UUID) -> None:
             return
         facts = {"budget": {"scope": "run", "meter": WALL_CLOCK, "cap": cap}}
         if on_limit == "pause":
-            if head.status is not RunStatus.PAUSED:
+            if head.status is not RunStatus.PAUSED:  # else somebody paused it, and it goes on when they say so
                 held.journal.move(head, RunEvent.PAUSED, by="engine", reason="budget", **facts)
                 await conn.execute(JOURNAL.hold_steps, held.where)
-            held.later.append((BUDGETS.mark_paused, {**held.where, "wait_s": None}))
+                held.later.append((BUDGETS.mark_paused, {**held.where, "wait_s": None}))
             return
         await _end(held, conn, facts)
 

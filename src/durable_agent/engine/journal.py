@@ -34,7 +34,7 @@ class Head:
     """A locked run: what of its row a transaction may change. `at` is where the row lies (ctid), which the lock keeps true.
 
     `waiting` counts its open waits, `parent` is the run that waits for it, `origin` the one it descends
-    from, `ending` is how it ends once compensated.
+    from, `agent` the one that may let another run begin when this one ends, `ending` is how it ends once compensated.
     """
 
     tenant: Tenant
@@ -50,6 +50,7 @@ class Head:
     parent: UUID | None = None
     origin: UUID | None = None
     budgeted: bool = False
+    agent: UUID | None = None
     error: bytes | None = None
     ending: str | None = None
     started: bool = False
@@ -114,10 +115,10 @@ class Journal:
 
     def take(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Take the rows of `lock_runs` as heads."""
-        for tenant, run_id, status, total, left, last_seq, chain, waiting, parent, origin, budgeted, at in rows:
+        for tenant, run_id, status, total, left, last_seq, chain, waiting, parent, origin, budgeted, agent, at in rows:
             self.heads[tenant, run_id] = Head(
                 tenant, run_id, RunStatus(status), total, left, last_seq, chain, at, last_seq, waiting, parent, origin,
-                budgeted,
+                budgeted, agent,
             )  # fmt: skip
 
     def append(

@@ -22,7 +22,7 @@ from durable_agent.db.doorbell import CONTROL, EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
 from durable_agent.engine.answer import MANY_DUE, cancel_orphans, settle_children, settle_due
-from durable_agent.engine.caps import release_after, release_all
+from durable_agent.engine.caps import release, release_all
 from durable_agent.engine.claim import Step, idempotency_key
 from durable_agent.engine.conclude import cancel_failed, ended_children
 from durable_agent.engine.exchange import SESSIONS, wind_up
@@ -52,6 +52,7 @@ PARTITIONS_S = 3600.0
 
 RETENTION = load("retention")
 DELTAS = load("deltas")
+TICKETS = load("tickets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ class Upkeep:
             await settle_waiting(conn, journal)
             await journal.write(conn)
             await settlement.record.purse.write(conn, journal)
-            await release_after(conn, settlement.ended())
+            await release(conn, settlement.freed())
             await cancel_failed(conn, journal, settlement)
         taken = [x for x, v in zip(lost, settlement.verdicts, strict=True) if v is Verdict.OK]
         for x in taken:
@@ -263,6 +264,7 @@ class Upkeep:
         await conn.execute(SESSIONS.clamp, {"ttl_s": self.ttl_s})
         await conn.execute(DELTAS.forget)
         await conn.execute(GATES.drop_slots)
+        await conn.execute(TICKETS.sweep_tickets)
         for (worker,) in await (await conn.execute(SESSIONS.bury)).fetchall():
             log.info("worker_lost", worker=worker)
         for tenant, run_id in await (await conn.execute(SESSIONS.stranded)).fetchall():

@@ -83,6 +83,7 @@ class Reads:
     pending: Any = None
     effects: Any = None
     approvals: Any = None
+    metered: Any = None
     budgets: tuple[Any, Any] | None = None
     gates: Any = None
     asked: Sequence[StepKey] = ()
@@ -102,7 +103,7 @@ async def read(conn: Connection, outcomes: Sequence[Outcome | Lost], held: Seque
         reads.steps = await conn.execute(
             JOURNAL.settling, literals(STEP_KEY, [(x.tenant, x.run_id, x.step_no) for x in leases])
         )
-        reads.effects, reads.approvals = await effects.read(conn, outcomes)
+        reads.effects, reads.approvals, reads.metered = await effects.read(conn, outcomes)
         reads.budgets = await spend.read(conn, runs)
         return reads
     reads.asked = sorted(
@@ -167,7 +168,7 @@ class Settlement:
             case Intended() | Recorded() | Noted():
                 return self._checked(head, step, self.record.note(self.journal, head, step, outcome, self.worker))
             case Metered():
-                return self._checked(head, step, self.record.meter(self.journal, head, step, outcome.tool))
+                return self._checked(head, step, self.record.meter(self.journal, head, step, outcome))
             case Booked():
                 raise AssertionError("booked before the fence is asked")
             case Stored():
@@ -211,15 +212,19 @@ class Settlement:
         """Charge what leases and runs that ended here still held, and hold the runs that a budget paused."""
         purse = self.record.purse
         await purse.settle_bookings(conn, self.journal)
-        await purse.hold(conn, self.journal)
         if purse.budgets:
+            # First what the batch gives back is in the queue: then a run that is paused here holds that too.
             await self.journal.flush(conn)
-            over = [h.key for h in self.journal.heads.values() if h.status.final or h.status is RunStatus.COMPENSATING]
+            await purse.hold(conn, self.journal)
+            over = [h.key for h in self.journal.heads.values() if (h.status.final or h.ending) and h.last_seq != h.seen]
             await purse.charge(conn, self._let_go, over)
 
-    def ended(self) -> list[RunKey]:
-        """Return the runs that ended here and whose agent may let another begin."""
-        return [h.key for h in self.journal.heads.values() if h.budgeted and h.status.final and h.last_seq != h.seen]
+    def freed(self) -> list[tuple[int, UUID]]:
+        """Return the agents of which a run ended here: another may begin."""
+        return [
+            (h.tenant, h.agent) for h in self.journal.heads.values()
+            if h.agent is not None and h.status.final and h.last_seq != h.seen
+        ]  # fmt: skip
 
     def _store(self, head: Head, step: Step, outcome: Stored) -> None:
         self.journal.append(

@@ -24,7 +24,7 @@ from durable_agent.engine.journal import JOURNAL, Head, Journal, Row, RunKey, St
 
 BUDGETS = load("budgets")
 
-BUDGET_COLUMNS = ("tenants", "owners", "scopes", "meters", "windows", "caps", "spent", "on_limits", "since")
+BUDGET_COLUMNS = ("tenants", "owners", "scopes", "meters", "windows", "caps", "spent", "reserved", "on_limits", "since")
 
 Key = tuple[int, UUID, str, int]
 
@@ -51,7 +51,7 @@ class Purse:
         """Take the answers of `read`."""
         for run, tenant, owner, scope, meter, window_s, *amounts in await locked.fetchall():
             key = tenant, owner, meter, window_s
-            found = self.budgets.setdefault(key, Budget(str(owner), scope, meter, window_s, *amounts))
+            found = self.budgets.setdefault(key, Budget(scope, meter, window_s, *amounts))
             self._of_run[tenant, run].append(found)
         for tenant, owner, meter, window_s, gone in await expired.fetchall():
             one = self.budgets.get((tenant, owner, meter, window_s))
@@ -62,9 +62,7 @@ class Purse:
 
     def admit(self, head: Head, wanted: Mapping[str, int | None]) -> Exceeded | Unbounded | None:
         """Reserve what a call may cost at most; what undoes a run is never refused."""
-        if head.status is RunStatus.COMPENSATING:
-            return None
-        return budget.admit(self._of_run.get(head.key, ()), wanted)
+        return budget.admit(self._of_run.get(head.key, ()), wanted, force=head.status is RunStatus.COMPENSATING)
 
     def end(self, head: Head, reserved: Mapping[str, int | None], used: Used | None) -> None:
         """End a reservation and charge what was used."""
@@ -86,6 +84,8 @@ class Purse:
 
     async def charge(self, conn: Connection, steps: Iterable[StepKey], runs: Iterable[RunKey]) -> None:
         """Charge what the leases that ended in this transaction, and the runs that did, still held."""
+        if not any(one.reserved for one in self.budgets.values()):
+            return
         steps, runs = sorted(steps), sorted(runs)
         for statement, columns, rows in (
             (BUDGETS.charge_steps, ("tenants", "runs", "nos"), steps),
@@ -127,7 +127,7 @@ class Purse:
             await journal.send(conn, totals)
 
     async def settle_bookings(self, conn: Connection, journal: Journal) -> None:
-        """Put what was booked in place of what was charged."""
+        """Put what was booked in place of what is held or was charged; before `charge`, which would charge the bound."""
         for head, outcome in self._booked:
             await self._book(conn, journal, head, outcome)
 
@@ -139,10 +139,14 @@ class Purse:
         }  # fmt: skip
         row = await (await conn.execute(BUDGETS.book, params)).fetchone()
         if row is None:
-            return  # it was booked before, or sent again meanwhile
-        self.end(head, {}, used)
+            return  # it was booked or recorded before, or sent again meanwhile
+        reserved, charged = row
+        self._sum(head, used)
         for one in self._of_run.get(head.key, ()):
-            one.spent = max(0, one.spent - int((row[0] or {}).get(one.meter) or 0))
+            # In a rolling window the bound stays until the slice that it was charged in leaves.
+            if not budget.counts(one.meter) and (charged is None or not one.window_s):
+                held, bound = (reserved or {}).get(one.meter) or 0, (charged or {}).get(one.meter) or 0
+                budget.charge(one, reserved=held, spent=used.spent.get(one.meter, 0) - bound)
         facts = {"tokens": used.input_tokens + used.output_tokens, "microusd": used.microusd}
         journal.append(head, StepEvent.BOOKED, lease.step_no, effect=outcome.no, claim_no=lease.claim_no, **facts)
 
@@ -155,6 +159,16 @@ class Purse:
         """Queue the statements that hold the steps of the runs that a budget paused here."""
         for tenant, run in self.pausing:
             await conn.execute(JOURNAL.hold_steps, {"tenant": tenant, "run": run, "now": journal.now})
+
+
+async def under_way(conn: Connection, tenant: int, owner: UUID) -> dict[str, int]:
+    """Return by meter what the calls under way in a tree, or in an agent's runs, hold; their runs are locked from now on.
+
+    For a limit that comes while they are: it holds what they may take, as if it had been there when they began.
+    """
+    where = {"tenant": tenant, "owner": owner}
+    await conn.execute(BUDGETS.lock_spenders, where)
+    return dict(await (await conn.execute(BUDGETS.under_way, where)).fetchall())
 
 
 async def charge_run(conn: Connection, journal: Journal, head: Head) -> None:

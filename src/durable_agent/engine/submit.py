@@ -130,7 +130,7 @@ async def _store(
                         )
                     await writer.write(conn)
                     agents = {(p.tenant, p.submission.spec.agent) for p in fresh if p.submission.spec.steps[0].capped}
-                    await release(conn, [(tenant, agent) for tenant, agent in agents if agent is not None])
+                    await release(conn, [(tenant, agent) for tenant, agent in agents if agent is not None], lifted=True)
     except TRANSIENT as error:
         raise DatabaseUnavailable(f"the run was not stored: {first_line(error)}; send it again") from error
     return [results[p.run_id] for p in plans]
@@ -236,20 +236,9 @@ class Writer:
             if no in roots.ready:
                 self._journal.append(head, StepEvent.READY, no)
                 self._journal.enqueued.add(
-                    one.tenant,
-                    one.run_id,
-                    no,
-                    route,
-                    ord_,
-                    "capped" if step.capped else "ready",
-                    0,
-                    0,
-                    0,
-                    step.max_crashes,
-                    None,
-                    step.deadline_s,
-                    None,
-                )
+                    one.tenant, one.run_id, no, route, ord_, "capped" if step.capped else "ready", 0, 0, 0,
+                    step.max_crashes, None, step.deadline_s, None,
+                )  # fmt: skip
             elif no in roots.skipped:
                 self._journal.append(head, StepEvent.SKIPPED, no, why="condition")
                 head.steps_left -= 1
@@ -269,16 +258,9 @@ class Writer:
             return tree.root, tree.agent, tree.budgeted
         for limit in spec.budget:
             self._budgets.add(
-                one.tenant,
-                one.run_id,
-                "run",
-                limit.meter,
-                0,
-                limit.cap,
-                0,
-                limit.on_limit,
+                one.tenant, one.run_id, "run", limit.meter, 0, limit.cap, 0, 0, limit.on_limit or "fail",
                 self._journal.now.isoformat(),
-            )
+            )  # fmt: skip
         return None, spec.agent, bool(spec.budget) or spec.agent is not None
 
     def _add_step(self, one: Planned, no: int, step: StepSpec, graph: Graph, route: int, ord_: int, roots: Any) -> None:

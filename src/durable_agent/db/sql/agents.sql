@@ -4,11 +4,13 @@ select a.id, a.name, a.version, a.config, a.created_at, a.updated_at
 from agents a where a.tenant = %(tenant)s and (a.id = %(id)s::uuid or a.name = %(name)s::text);
 
 -- name: list_agents
--- The agents by name, with what is open of each and what each spent of models. Index: agents_name_unique, runs_agent.
+-- The agents by name, with what is open of each and what each spent of models, the runs that its runs started included.
+-- Index: agents_name_unique, runs_agent.
 select a.id, a.name, a.version, a.config, a.created_at, a.updated_at, x.open_runs, x.runs, x.tokens, x.microusd
 from agents a
 cross join lateral (
-  select count(*) filter (where r.finished_at is null)::int as open_runs, count(*)::int as runs,
+  select count(*) filter (where r.root is null and r.finished_at is null)::int as open_runs,
+         count(*) filter (where r.root is null)::int as runs,
          coalesce(sum(r.input_tokens + r.output_tokens), 0)::bigint as tokens, coalesce(sum(r.microusd), 0)::bigint as microusd
   from runs r where r.tenant = a.tenant and r.agent = a.id
 ) x
@@ -29,47 +31,48 @@ where a.tenant = %(tenant)s and a.id = %(id)s returning a.version;
 -- Forgets an agent; its runs stay. Index: agents_pk. Locks: the row.
 delete from agents a where a.tenant = %(tenant)s and a.id = %(id)s returning a.id;
 
--- name: release_capped
--- Lets the oldest waiting runs of some agents begin, as many as each agent may have under way. Index: agents_pk, runs_agent,
--- queue_pk. Locks: the agents' rows in order, then queue rows of steps that have no lease, skipping what is locked.
-with a as (
-  select g.tenant, g.id, (g.config->>'concurrency')::int as cap
-  from agents g
-  where (g.tenant, g.id) in (select * from unnest(%(tenants)s::int[], %(agents)s::uuid[])) and g.config->>'concurrency' is not null
-  order by g.tenant, g.id for no key update
-), waiting as (
-  select q.tenant, q.run_id, q.no, r.agent, row_number() over (partition by r.agent order by q.run_id) as place
-  from a
-  join runs r on r.tenant = a.tenant and r.agent = a.id and r.finished_at is null
-  join queue q on q.tenant = r.tenant and q.run_id = r.id and q.state || '' = 'capped'
-), busy as (
-  select a.tenant, a.id, count(r.id)::int as runs
-  from a
-  left join runs r on r.tenant = a.tenant and r.agent = a.id and r.finished_at is null and r.root is null
-    and not exists (select from waiting w where w.tenant = r.tenant and w.run_id = r.id)
-  group by a.tenant, a.id
-), chosen as (
-  select q.tenant, q.run_id, q.no
-  from waiting w
-  join a on a.tenant = w.tenant and a.id = w.agent
-  join busy b on b.tenant = a.tenant and b.id = a.id
-  join queue q on q.tenant = w.tenant and q.run_id = w.run_id and q.no = w.no
-  where w.place <= a.cap - b.runs
-  for no key update of q skip locked
-)
-update queue q set state = 'ready', queued_at = engine_now()
-from chosen c
-where q.tenant = c.tenant and q.run_id = c.run_id and q.no = c.no and q.state || '' = 'capped';
+-- name: lock_agents
+-- Those of some agents that limit how many of their runs are under way; the caller gives them in order, and so they are locked, after
+-- all that is locked of runs and budgets (R1): the next statement counts what whoever held them has begun. Index: agents_pk.
+-- Locks: the agents' rows, waiting.
+select from unnest(%(tenants)s::int[], %(agents)s::uuid[]) d(tenant, id)
+cross join lateral (
+  select from agents g where g.tenant + 0 = d.tenant and g.id = d.id and g.config->>'concurrency' is not null for no key update
+) g;
 
--- name: capped_of
--- The agents of some runs that limit how many are under way. Index: runs_pk, agents_pk.
-select distinct g.tenant, g.id
-from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, run_id)
-join runs r on r.tenant = d.tenant and r.id = d.run_id
-join agents g on g.tenant = r.tenant and g.id = r.agent and g.config->>'concurrency' is not null;
+-- name: release_capped
+-- Lets the oldest waiting runs of some agents begin, as many as each agent may have under way; of one that is gone or has no
+-- limit any more (`lifted`), all. A run that is paused waits on. Index: agents_pk, runs_agent_open, queue_capped, runs_pk. Locks:
+-- queue rows of steps that have no lease, and their runs, skipping what is locked.
+update queue q set state = 'ready', queued_at = engine_now()
+from unnest(%(tenants)s::int[], %(agents)s::uuid[]) d(tenant, id)
+cross join lateral (
+  select (select (g.config->>'concurrency')::int from agents g where g.tenant + 0 = d.tenant and g.id = d.id) as cap limit 1
+) g
+cross join lateral (
+  select case when g.cap is not null then greatest(g.cap - (
+    select count(*) from runs r
+    where r.tenant + 0 = d.tenant and r.agent = d.id and r.finished_at is null and r.root is null
+      and (select k.no from queue k where k.tenant = r.tenant and k.run_id = r.id and k.state = 'capped' limit 1) is null
+  ), 0) end as free limit 1
+) f
+cross join lateral (
+  select k.ctid as at
+  from queue k
+  cross join lateral (
+    select from runs r
+    where r.tenant = k.tenant and r.id = k.run_id and r.agent is not distinct from d.id and r.status <> 'paused'
+    for no key update skip locked
+  ) r
+  where k.tenant = d.tenant and k.state = 'capped'
+  order by k.run_id limit f.free
+  for no key update of k skip locked
+) c
+where (g.cap is not null or %(lifted)s) and q.ctid = c.at
+returning q.run_id;
 
 -- name: capped
 -- The agents of which a run waits for another to end. Index: none needed, the queue holds live work only.
 select distinct r.tenant, r.agent
 from queue q join runs r on r.tenant = q.tenant and r.id = q.run_id
-where q.state = 'capped' limit 200;
+where q.state = 'capped' and r.status <> 'paused' limit 200;

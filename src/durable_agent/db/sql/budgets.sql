@@ -76,17 +76,17 @@ from gone g cross join lateral json_each_text(g.charged) k where k.value is not 
 group by 1, 2, 3;
 
 -- name: book
--- What a call that was cut off had used, in place of what it was charged; returns that. Not fenced by a lease, which is gone:
--- the effect's own key is asked for, and the claim that made the call. Index: effects_pk. Locks: the effect's row.
+-- What a call that was cut off had used, in place of what it holds or was charged; returns both. Not fenced by a lease, which
+-- may be gone: the effect's own key is asked for, and the claim that made the call. Index: effects_pk. Locks: the effect's row.
 update effects e
-set usage = %(usage)s::text::json, microusd = %(microusd)s, charged = null
+set usage = %(usage)s::text::json, microusd = %(microusd)s, reserved = null, charged = null
 from (
-  select k.charged from effects k
+  select k.reserved, k.charged from effects k
   where k.tenant = %(tenant)s and k.run_id = %(run)s and k.step_no = %(no)s and k.no = %(effect)s
 ) old
 where e.tenant = %(tenant)s and e.run_id = %(run)s and e.step_no = %(no)s and e.no = %(effect)s and e.key = %(key)s
-  and e.claim_no = %(claim_no)s and e.charged is not null
-returning old.charged;
+  and e.claim_no = %(claim_no)s and (e.reserved is not null or e.charged is not null)
+returning old.reserved, old.charged;
 
 -- name: add_usage
 -- Adds what calls of models used to the totals of their runs. Index: runs_pk. Locks: the run rows, held already.
@@ -99,14 +99,14 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(calls)s::int[], %(input_toke
 where r.tenant = d.tenant and r.id = d.run_id;
 
 -- name: add_budgets
--- The budgets of new runs and of agents; one that exists gets the new cap and what follows it. What was spent stays.
+-- The budgets of new runs and of agents; one that exists gets the new cap and what follows it. What was spent and is held stays.
 -- Index: budgets_pk. Locks: the rows.
 insert into budgets as b (tenant, owner, scope, meter, window_s, cap, spent, reserved, on_limit, due_at)
-select d.tenant, d.owner, d.scope, d.meter, d.window_s, d.cap, d.spent, 0, d.on_limit,
+select d.tenant, d.owner, d.scope, d.meter, d.window_s, d.cap, d.spent, d.reserved, d.on_limit,
        case when d.meter = 'wall_clock_s' then d.since + make_interval(secs => d.cap) end
 from unnest(%(tenants)s::int[], %(owners)s::uuid[], %(scopes)s::text[], %(meters)s::text[], %(windows)s::int[],
-            %(caps)s::bigint[], %(spent)s::bigint[], %(on_limits)s::text[], %(since)s::timestamptz[])
-  d(tenant, owner, scope, meter, window_s, cap, spent, on_limit, since)
+            %(caps)s::bigint[], %(spent)s::bigint[], %(reserved)s::bigint[], %(on_limits)s::text[], %(since)s::timestamptz[])
+  d(tenant, owner, scope, meter, window_s, cap, spent, reserved, on_limit, since)
 order by d.tenant, d.owner, d.meter, d.window_s
 on conflict on constraint budgets_pk do update
 set cap = excluded.cap, on_limit = excluded.on_limit, due_at = excluded.due_at;
@@ -119,11 +119,55 @@ select b.tenant, %(run)s, b.scope, b.meter, b.window_s, b.cap, b.on_limit,
 from budgets b where b.tenant = %(tenant)s and b.owner = %(source)s and b.scope = 'run';
 
 -- name: drop_budgets
--- Takes the limits of an agent away that its new configuration does not name. Index: budgets_pk. Locks: the rows.
-delete from budgets b
-where b.tenant = %(tenant)s and b.owner = %(owner)s
-  and not exists (select from unnest(%(meters)s::text[], %(windows)s::int[]) k(meter, window_s)
-                  where k.meter = b.meter and k.window_s = b.window_s);
+-- Takes the limits of an agent away that its new configuration does not name, and what their windows spent.
+-- Index: budgets_pk, budget_windows_pk. Locks: the rows.
+with gone as (
+  delete from budgets b
+  where b.tenant = %(tenant)s and b.owner = %(owner)s
+    and not exists (select from unnest(%(meters)s::text[], %(windows)s::int[]) k(meter, window_s)
+                    where k.meter = b.meter and k.window_s = b.window_s)
+  returning b.tenant, b.owner, b.meter, b.window_s
+)
+delete from budget_windows w using gone g
+where w.tenant = g.tenant and w.owner = g.owner and w.meter = g.meter and w.window_s = g.window_s;
+
+-- name: lock_spenders
+-- The open runs of a tree, or of an agent. Index: runs_tree, runs_agent_open, runs_pk. Locks: the run rows, waiting, in id order (R1).
+select from (
+  select %(owner)s::uuid as id
+  union all select k.id from runs k where k.tenant = %(tenant)s and k.root = %(owner)s and k.finished_at is null
+  union all select k.id from runs k where k.tenant + 0 = %(tenant)s and k.agent = %(owner)s and k.finished_at is null
+  order by id
+) d
+cross join lateral (
+  select from runs r where r.tenant = %(tenant)s and r.id = d.id and r.finished_at is null for no key update
+) r;
+
+-- name: under_way
+-- What the live leases of these runs hold, by meter. What ended while nothing was limited holds nothing any more, and may still be
+-- booked. Index: as `lock_spenders`, effects_pk, queue_pk. Locks: the effects' rows, under their runs' locks.
+with held as (
+  select e.*
+  from (
+    select %(owner)s::uuid as id
+    union all select k.id from runs k where k.tenant = %(tenant)s and k.root = %(owner)s and k.finished_at is null
+    union all select k.id from runs k where k.tenant + 0 = %(tenant)s and k.agent = %(owner)s and k.finished_at is null
+  ) r
+  cross join lateral (
+    select e.ctid as at, e.run_id, e.reserved,
+           (select q.claim_no from queue q where q.tenant = e.tenant and q.run_id = e.run_id and q.no = e.step_no
+              and q.state || '' = 'leased') is not distinct from e.claim_no as live
+    from effects e where e.tenant = %(tenant)s and e.run_id = r.id and e.reserved is not null offset 0
+  ) e
+), stale as (
+  update effects e set reserved = null, charged = '{}'
+  from held h
+  where not h.live and e.ctid = h.at and e.run_id = h.run_id
+)
+select k.key, sum(k.value::bigint)::bigint
+from held h cross join lateral json_each_text(h.reserved) k
+where h.live and k.value is not null
+group by 1;
 
 -- name: of_owner
 -- The budgets of a tree or an agent, as they stand. Index: budgets_pk.
@@ -131,21 +175,39 @@ select b.meter, b.window_s, b.cap, b.spent, b.reserved, b.on_limit, b.due_at
 from budgets b where b.tenant = %(tenant)s and b.owner = %(owner)s
 order by b.meter, b.window_s;
 
+-- name: of_owners
+-- The budgets of some agents, as they stand. Index: budgets_pk.
+select b.owner, b.meter, b.window_s, b.cap, b.spent, b.reserved, b.on_limit, b.due_at
+from budgets b where b.tenant = %(tenant)s and b.owner = any(%(owners)s::uuid[])
+order by b.owner, b.meter, b.window_s;
+
 -- name: tree_of
 -- The root of a run's tree, its creation, and what its whole tree used of models. Index: runs_pk, runs_tree.
-select coalesce(r.root, r.id) as root, t.created_at, t.status, x.tokens, x.microusd
+select t.id as root, t.created_at, t.status, x.tokens, x.microusd
 from runs r
-join runs t on t.tenant = r.tenant and t.id = coalesce(r.root, r.id)
 cross join lateral (
-  select coalesce(sum(k.input_tokens + k.output_tokens), 0)::bigint as tokens, coalesce(sum(k.microusd), 0)::bigint as microusd
-  from runs k where k.tenant = r.tenant and (k.id = t.id or k.root = t.id)
+  select t.id, t.created_at, t.status from runs t where t.tenant = r.tenant and t.id = coalesce(r.root, r.id) limit 1
+) t
+cross join lateral (
+  select coalesce(sum(k.tokens), 0)::bigint as tokens, coalesce(sum(k.microusd), 0)::bigint as microusd
+  from (select t.id union all select c.id from runs c where c.tenant = r.tenant and c.root = t.id) d
+  cross join lateral (
+    select k.input_tokens + k.output_tokens as tokens, k.microusd from runs k where k.tenant = r.tenant and k.id = d.id limit 1
+  ) k
 ) x
 where r.tenant = %(tenant)s and r.id = %(run)s;
 
 -- name: set_budgeted
--- Lets a tree's calls be metered from each step's next claim on. Index: runs_pk, runs_tree. Locks: the run rows.
+-- Lets a tree's calls be metered. Index: runs_tree, runs_pk, then by ctid. Locks: the run rows.
 update runs r set budgeted = true
-where r.tenant = %(tenant)s and (r.id = %(root)s or r.root = %(root)s) and not r.budgeted and r.finished_at is null;
+from (
+  select %(root)s::uuid as id union all select k.id from runs k where k.tenant = %(tenant)s and k.root = %(root)s
+) d
+cross join lateral (
+  select k.ctid as at from runs k
+  where k.tenant = %(tenant)s and k.id = d.id and not k.budgeted and k.finished_at is null limit 1
+) x
+where r.ctid = x.at and r.id = d.id;
 
 -- name: mark_paused
 -- A run that is paused by a budget, and from when on it may try again by itself. Index: runs_pk. Locks: its row, held already.
@@ -172,6 +234,14 @@ union all
 (select r.tenant, r.id, 'again' from runs r
  where r.paused_for is not null and r.paused_until <= engine_now() and r.status = 'paused'
  order by r.paused_until limit 200);
+
+-- name: rearm_clock
+-- Lets the wall clock of a tree that is resumed be due again, if it was over and no time was added. Index: budgets_pk, runs_pk.
+-- Locks: the row.
+update budgets b set due_at = r.created_at + make_interval(secs => b.cap)
+from runs r
+where b.tenant = %(tenant)s and b.owner = %(run)s and b.meter = 'wall_clock_s' and b.due_at is null
+  and r.tenant = b.tenant and r.id = b.owner;
 
 -- name: clock_of
 -- The wall clock of a tree. Index: budgets_pk.

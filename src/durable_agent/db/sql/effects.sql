@@ -143,3 +143,35 @@ with changed as (
   returning 1
 )
 select require_rows((select count(*) from changed), %(rows)s, 'store_artifacts');
+
+-- name: numbered
+-- A run, with the number of its step of a name. Index: runs_pk, steps_pk.
+select s.no from runs r
+left join steps s on s.tenant = r.tenant and s.run_id = r.id and s.name = %(step)s::text
+where r.tenant = %(tenant)s and r.id = %(run)s;
+
+-- name: shown
+-- Effects of a run from one to another step, in order, after one: as many as fit a page, with how many are `left`, those known of
+-- the next page; who worked is told by the claim. Of a large request there is its size. Index: effects_pk, steps_pk, events_pk by the run.
+with page as materialized (
+  select e.*, octet_length(e.request::text) as bytes, row_number() over w as place,
+         sum(least(octet_length(e.request::text), %(most_bytes)s) + coalesce(octet_length(e.result::text), 0)) over w as total
+  from effects e
+  where e.tenant = %(tenant)s and e.run_id = %(run)s and e.step_no between %(first)s and %(last)s
+    and (e.step_no, e.no) > (%(after_step)s::int, %(after_no)s::int)
+  window w as (order by e.step_no, e.no rows unbounded preceding)
+  order by e.step_no, e.no limit %(limit)s + 1
+), claims as materialized (
+  select v.step_no, (v.data->>'claim_no')::int as claim_no, min(v.data->>'worker') as worker
+  from events v
+  where v.tenant = %(tenant)s and v.run_id = %(run)s and v.type = 'step.claimed' and v.step_no between %(first)s and %(last)s
+  group by 1, 2
+)
+select p.step_no, s.name as step, p.no, p.name, p.class, p.state, nullif(p.key, '') as key, p.sends,
+       case when p.bytes <= %(most_bytes)s then p.request end as request, p.bytes, p.request_sha256, p.result, p.error, p.usage,
+       p.microusd, p.at, p.ended_at, p.claim_no, c.worker, (select count(*) from page) - p.place as left
+from page p
+join steps s on s.tenant = p.tenant and s.run_id = p.run_id and s.no = p.step_no
+left join claims c on c.step_no = p.step_no and c.claim_no = p.claim_no
+where p.place <= %(limit)s and (p.place = 1 or p.total <= %(page_bytes)s)
+order by p.step_no, p.no;

@@ -8,7 +8,8 @@ select engine_now();
 select d.tenant, d.id, r.*
 from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
 cross join lateral (
-  select r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.waiting, r.parent_run, r.origin, r.budgeted, r.ctid
+  select r.status, r.steps_total, r.steps_left, r.last_seq, r.chain, r.waiting, r.parent_run, r.origin, r.budgeted,
+         case when r.root is null then r.agent end, r.ctid
   from runs r where r.tenant = d.tenant and r.id = d.id for no key update
 ) r;
 
@@ -35,6 +36,16 @@ cross join lateral (
   select c.ctid, c.* from steps c
   where c.tenant = d.tenant and c.run_id = d.run_id and c.no = d.no and c.status = 'pending' limit 1
 ) c;
+
+-- name: metered
+-- The calls of tools that some steps' claims counted: what an unknown commit has written already. Index: events_pk by the run.
+-- Locks nothing more.
+select d.run_id, d.no, (e.data->>'claim_no')::int, e.data->>'tool', (e.data->>'call')::int
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[]) d(tenant, run_id, no)
+cross join lateral (
+  select e.data from events e
+  where e.tenant = d.tenant and e.run_id = d.run_id and e.step_no = d.no and e.type = 'step.metered' offset 0
+) e;
 
 -- name: outputs
 -- The outputs of those of some steps that succeeded. Index: steps_pk. Locks nothing.

@@ -89,7 +89,8 @@ select (select array_agg(s.worker) from suspected s) as suspected,
        exists (select from queue q where q.state = 'leased') as leased,
        exists (select from waits w where w.state = 'open' and w.due_at <= engine_now())
          or exists (select from budgets b where b.due_at <= engine_now())
-         or exists (select from runs r where r.paused_for is not null and r.paused_until <= engine_now()) as overdue,
+         or exists (select from runs r
+                    where r.paused_for is not null and r.paused_until <= engine_now() and r.status = 'paused') as overdue,
        least((select extract(epoch from min(w.due_at) - engine_now()) from waits w
               where w.state = 'open' and w.due_at > engine_now()),
              (select extract(epoch from min(q.due_at) - engine_now()) from queue q
