@@ -93,6 +93,11 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Names = Field((), description="Host names the API answers to besides loopback, separated by commas.")
     allowed_origins: Names = Field((), description="Origins of web pages that may use the API, separated by commas.")
+    root_path: str = Field(
+        "",
+        description="The path a proxy serves the API and its console under, as /tools/agents.",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+    )
 
     model: str = Field(
         "", description="The model that `default` stands for, as provider:model. Empty: the first provider with a key."

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 from base64 import urlsafe_b64encode
+from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from tempfile import mkstemp
 from typing import TYPE_CHECKING
 
 from durable_agent.errors import InvalidRequest
@@ -31,20 +34,21 @@ class Vault:
 
     def lock(self, text: str) -> bytes:
         """Return the text encrypted. Raises InvalidRequest without a key."""
-        return self._fernet().encrypt(text.encode())
+        return self._fernet.encrypt(text.encode())
 
     def open(self, sealed: bytes) -> str:
         """Return the text. Raises InvalidRequest without the key it was encrypted with."""
         from cryptography.fernet import InvalidToken
 
         try:
-            return self._fernet().decrypt(sealed).decode()
+            return self._fernet.decrypt(sealed).decode()
         except InvalidToken:
             raise InvalidRequest(
                 "a stored secret was encrypted with another DURABLE_AGENT_SECRET_KEY: set that one, or register it again",
                 field="DURABLE_AGENT_SECRET_KEY",
             ) from None
 
+    @cached_property
     def _fernet(self) -> Fernet:
         if self._key is None:
             raise InvalidRequest(
@@ -59,11 +63,18 @@ class Vault:
 def secret_beside(data_dir: Path) -> str:
     """Return the key in a folder, made there if there is none; only its owner may read it."""
     path = data_dir / FILE
+    with suppress(FileNotFoundError):
+        if found := path.read_text().strip():
+            return found
+        path.unlink()  # what a crash left of one that was being made
+    descriptor, draft = mkstemp(dir=data_dir, prefix=f"{FILE}.")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        secret = urlsafe_b64encode(os.urandom(32)).decode()
-        file.write(secret)
-    return secret
+        with os.fdopen(descriptor, "w") as file:
+            file.write(urlsafe_b64encode(os.urandom(32)).decode())
+            file.flush()
+            os.fsync(descriptor)
+        with suppress(FileExistsError):  # somebody else made one meanwhile: it is that one
+            os.link(draft, path)
+    finally:
+        os.unlink(draft)
+    return path.read_text().strip()

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -42,12 +43,14 @@ class Watcher:
     seq: int
     news: asyncio.Event = field(default_factory=asyncio.Event)
     speaking: bool = False
+    since: datetime | None = None
     heard: dict[tuple[int, int, int], int] = field(default_factory=dict)
 
     def fresh(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the pieces of answers that this watcher has not heard, as frames without a number."""
         frames = []
         for row in rows:
+            self.since = row["at"]
             key = row["step_no"], row["effect"], row["claim_no"]
             if row["piece"] > self.heard.get(key, -1):
                 self.heard[key] = row["piece"]
@@ -123,27 +126,27 @@ async def follow(
     empty page says that nothing came for a while. What models say meanwhile comes between, as frames without a number.
     Raises NotFound.
     """
-    while True:
-        try:
-            await _require(db, tenant, run_id)
-            break
-        except DatabaseUnavailable:
-            await asyncio.sleep(FAST_S)
+    known = False
     with hub.watch(tenant, run_id, after) as watcher:
         while True:
             watcher.news.clear()
-            said: list[dict[str, Any]] = []
+            speaking, watcher.speaking = watcher.speaking, False
+            pieces: list[dict[str, Any]] = []
+            run = {"tenant": tenant, "run": run_id}
             try:
                 async with db.reading() as conn:
-                    if watcher.speaking:
-                        watcher.speaking = False
-                        said = watcher.fresh(await reads.rows(conn, DELTAS.of_run, {"tenant": tenant, "run": run_id}))
+                    if speaking:
+                        pieces = await reads.rows(conn, DELTAS.of_run, {**run, "since": watcher.since})
                     rows = await reads.events(conn, tenant, run_id, after=watcher.seq, limit=PAGE)
-                    head = await reads.rows(conn, reads.READS.run_exists, {"tenant": tenant, "run": run_id})
+                    head = await reads.rows(conn, reads.READS.run_exists, run)
             except DatabaseUnavailable:
+                watcher.speaking = watcher.speaking or speaking
                 await asyncio.sleep(FAST_S)
                 continue
-            if said:
+            if not head and not known:
+                raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
+            known = True
+            if said := watcher.fresh(pieces):
                 yield said
             if rows:
                 if [row["seq"] for row in rows] != list(range(watcher.seq + 1, watcher.seq + 1 + len(rows))):
@@ -159,9 +162,3 @@ async def follow(
                     await watcher.news.wait()
             except TimeoutError:
                 yield []
-
-
-async def _require(db: Database, tenant: Tenant, run_id: UUID) -> None:
-    async with db.reading() as conn:
-        if not await reads.rows(conn, reads.READS.run_exists, {"tenant": tenant, "run": run_id}):
-            raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))

@@ -52,7 +52,7 @@ class AgentRequest(Model):
         """Return the configuration as it is stored."""
         config = self.model_dump(mode="json", by_alias=False, exclude={"name", "budget"}, exclude_none=True)
         limits = self.budget.to_limits() if self.budget is not None else ()
-        told = [{"meter": one.meter, "cap": one.cap, "on_limit": one.on_limit} for one in limits]
+        told = [{"meter": one.meter, "cap": one.cap, "on_limit": one.on_limit or "fail"} for one in limits]
         return {**config, "budget": told} if told else config
 
 
@@ -76,7 +76,9 @@ class ToolServerRequest(Model):
         if (self.url is None) == (self.command is None):
             raise ValueError("a tool server has a `url` or a `command`, one of them")
         if self.command is not None and self.token is not None:
-            raise ValueError("a `command` takes no token; give it in its environment")
+            raise ValueError(
+                "a `command` takes no token: let it be a script of yours that sets what the server asks for and starts it"
+            )
         return self
 
 

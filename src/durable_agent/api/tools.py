@@ -82,7 +82,7 @@ async def discover_tool_server(request: Request, server_id: UUID, who: Operator)
             place, egress=Egress(allow=state.settings.egress_allow), allow_stdio=state.settings.allow_stdio
         )
     except StepError as error:
-        await servers.not_seen(state.db, who.tenant, server_id, str(error))
+        await servers.not_seen(state.db, who.tenant, server_id, str(error), at=found)
         raise Conflict(
             f"tool server {found.name!r} cannot be discovered: {error}", tool_server=str(server_id)
         ) from None
@@ -93,7 +93,7 @@ async def discover_tool_server(request: Request, server_id: UUID, who: Operator)
         }
         for one in offer.tools
     ]  # fmt: skip
-    status = await servers.seen(state.db, who.tenant, server_id, tools, offer.digest)
+    status = await servers.seen(state.db, who.tenant, server_id, tools, offer.digest, at=found)
     about = {"title": offer.title, "version": offer.version, "protocol": offer.protocol}
     return reply({"state": status, "digest": offer.digest, "tools": tools, "server": about})
 

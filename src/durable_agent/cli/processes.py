@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -108,11 +108,15 @@ def require_schema(direct_url: str) -> None:
 
 def registry_of(modules: Sequence[str], settings: Settings) -> Registry:
     """Return the modules' tools and graphs, and what every worker offers. Raises InvalidRequest for modules with none."""
+    return _registry(modules, environment(settings))
+
+
+def _registry(modules: Sequence[str], env: Mapping[str, str]) -> Registry:
     sys.path.insert(0, os.getcwd())
     registry = Registry.from_modules(modules)
     if not len(registry) and not registry.graphs:
         raise InvalidRequest(f"no tools found in {', '.join(modules)}; decorate functions with @tool", field="MODULE")
-    return registry.including((*built_in(environment(settings)), *KINDS, *AGENT_KINDS))
+    return registry.including((*built_in(env), *KINDS, *AGENT_KINDS))
 
 
 async def worker(
@@ -126,7 +130,8 @@ async def worker(
     if settings.database_url is None or settings.direct_url is None:
         raise InvalidRequest("no database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL")
     require_schema(settings.direct_url)
-    registry = registry_of(modules or [DEMO], settings)
+    env = environment(settings)
+    registry = _registry(modules or [DEMO], env)
     offer = Offer(
         SessionId(uuid4()), settings.worker_name, settings.queues, registry.names(), settings.max_concurrent_tasks,
         socket.gethostname(), os.getpid(), __version__, registry.classes(),
@@ -140,15 +145,15 @@ async def worker(
         graphs = [(g.name, g.version, g.to_json(), g.input_schema(), g.budget_json()) for g in registry.graphs]
         if graphs:
             await register(db, DEFAULT_TENANT, graphs)
-        await _work(settings, db, registry, offer, stop or asyncio.Event(), wrap)
+        models = WorkerModels.from_env(env)
+        await _work(settings, db, registry, offer, stop or asyncio.Event(), wrap, models)
 
 
 async def _work(
     settings: Settings, db: Database, registry: Registry, offer: Offer, stop: asyncio.Event,
-    wrap: Callable[[Backend], Backend],
+    wrap: Callable[[Backend], Backend], models: WorkerModels,
 ) -> None:  # fmt: skip
     counters = Counters()
-    models = WorkerModels.from_env(environment(settings))
     reach = Reach(allow=settings.egress_allow, allow_stdio=settings.allow_stdio)
     bell = Bell(db, enabled=settings.listening)
     listener = Listener(db, [READY, CONTROL], enabled=settings.listening)
@@ -156,8 +161,9 @@ async def _work(
         db, bell, settings.lease_ttl_s, settings.tick_s, settings.suspicion, settings.suspicion_s,
         settings.retention_days, counters, relaxed=lambda: listener.up,
     )  # fmt: skip
+    backend = PostgresBackend(db, offer, bell, listener, counters, upkeep.stir, Vault(settings.secret_key))
     worker = Worker(
-        wrap(PostgresBackend(db, offer, bell, listener, counters, upkeep.stir, Vault(settings.secret_key))), registry, settings.max_concurrent_tasks,
+        wrap(backend), registry, settings.max_concurrent_tasks,
         poll_s=lambda: settings.poll_s if listener.up else min(settings.poll_s, 0.5), grace_s=settings.drain_grace_s,
         payload_limit_bytes=settings.payload_limit_bytes, artifact_limit_bytes=settings.artifact_limit_bytes,
         artifacts=Artifacts(settings.artifacts_place), lease_s=settings.lease_ttl_s, counters=counters, models=models,
@@ -171,42 +177,39 @@ async def _work(
     upkeep.on_ready = worker.ready
     on_signals(stop.set)
     async with asyncio.TaskGroup() as group:
-        loops = [
-            group.create_task(loop)
-            for loop in (
-                bell.run(),
-                listener.run(),
-                upkeep.run(),
-                reach.run(),
-                keep_prices(db, models),
-            )
-        ]
+        beside = bell.run(), listener.run(), upkeep.run(), reach.run(), keep_prices(db, models)
+        loops = [group.create_task(loop) for loop in beside]
         heart.start()
         await heart.first.wait()
         log.info("worker_started", worker=offer.worker, tools=len(registry), concurrency=offer.concurrency)
-        working = group.create_task(worker.run(), name="worker")
-        stopping = group.create_task(stop.wait())
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-        heart.state = "draining"
-        heart.now()
-        worker.drain()
-        await working
-        await heart.stop()
+        await _until_drained(group, worker, heart, stop)
         await ended(loops)
     log.info("worker_stopped", worker=offer.worker, settled=counters.settled)
+
+
+async def _until_drained(group: asyncio.TaskGroup, worker: Worker, heart: Heart, stop: asyncio.Event) -> None:
+    """Run the worker until told to stop; its heart beats until every lease is given back."""
+    working = group.create_task(worker.run(), name="worker")
+    stopping = group.create_task(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    heart.state = "draining"
+    heart.now()
+    worker.drain()
+    await working
+    await heart.stop()
 
 
 async def checkpoint_tables(direct_url: str) -> None:
     """Make the tables of LangGraph's checkpoints, where that extra is installed; nothing otherwise."""
     if importlib.util.find_spec("langgraph") is None:
         return
-    from durable_agent.agents.langgraph import setup
+    from durable_agent.agents.checkpoints import setup
 
     await setup(direct_url)
 
 
 async def keep_prices(db: Database, models: WorkerModels) -> None:
-    """Go by what the operator set of models, looked at twice a minute, until cancelled."""
+    """Go by what the operator set of models, looked at twice a minute, until cancelled. A worker has one set for all tenants."""
     while True:
         with suppress(DatabaseUnavailable):
             models.set_prices(await prices_of(db, DEFAULT_TENANT))

@@ -49,9 +49,14 @@ class Gate:
     probe: str | None = None
 
     @property
+    def paced(self) -> bool:
+        """Whether a passage has its time."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
+    @property
     def limits(self) -> bool:
         """Whether a passage must be asked for."""
-        return any(v is not None for v in (self.requests_per_minute, self.tokens_per_minute, self.concurrency))
+        return self.paced or self.concurrency is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Passing:
     """What became of some asks: the first of them may start after so many seconds each; the others wait that long and ask again.
 
     `why` names what holds them: rate, held, open, busy or nothing. `counted`: slots are limited, and the session's count.
+    `paced`: a start has its time, and later is somebody else's.
     """
 
     starts: tuple[float, ...]
@@ -67,6 +73,7 @@ class Passing:
     limits: bool = False
     careful: bool = False
     counted: bool = False
+    paced: bool = False
 
 
 class Heard(StrEnum):
@@ -100,12 +107,16 @@ def pass_through(gate: Gate, now: float, tokens: Sequence[int], *, who: str, fre
             requests_at = start + 60.0 / (gate.requests_per_minute * MARGIN)
         if gate.tokens_per_minute is not None:
             tokens_at = start + 60.0 * asked / (gate.tokens_per_minute * MARGIN)
-    moved = replace(gate, requests_at=requests_at, tokens_at=tokens_at) if gate.limits else gate
+    moved = gate if not starts else replace(
+        gate, requests_at=requests_at if gate.requests_per_minute is not None else gate.requests_at,
+        tokens_at=tokens_at if gate.tokens_per_minute is not None else gate.tokens_at,
+    )  # fmt: skip
     busy = free is not None and len(starts) == free < len(tokens)
     wait_s = AHEAD_S / 2 if busy else max(0.0, max(requests_at, tokens_at) - now - AHEAD_S)
     left = len(starts) < len(tokens)
     why = ("busy" if busy else "rate") if left else ""
-    return moved, Passing(tuple(starts), wait_s if left else 0.0, why, gate.limits, careful=gate.failures > 0)
+    careful = gate.failures > 0
+    return moved, Passing(tuple(starts), wait_s if left else 0.0, why, gate.limits, careful, paced=gate.paced)
 
 
 def until(gate: Gate, now: float) -> float:

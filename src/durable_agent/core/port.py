@@ -69,7 +69,31 @@ class AuthorTransaction(Protocol):
         ...
 
 
-class Backend(Protocol):
+class Gatekeeper(Protocol):
+    """The gates of the fleet, as one worker asks them. Every method may raise DatabaseUnavailable."""
+
+    async def passing(self, name: str, tokens: list[int], in_use: int) -> Passing:
+        """Ask a gate to let so many calls through, each of so many tokens; `in_use` are those under way here."""
+        ...
+
+    async def heard(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None:
+        """Tell how a call behind a gate ended."""
+        ...
+
+    async def hold_slots(self, name: str, slots: int) -> None:
+        """Keep so many slots of a gate for this session."""
+        ...
+
+
+class Audience(Protocol):
+    """Who watches models speak."""
+
+    async def stream(self, deltas: Sequence[Delta]) -> None:
+        """Show pieces of answers to who watches; they are not recorded, and may be lost."""
+        ...
+
+
+class Backend(Gatekeeper, Audience, Protocol):
     """The engine as a worker sees it. Every method may raise DatabaseUnavailable; the caller tries again."""
 
     async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
@@ -86,22 +110,6 @@ class Backend(Protocol):
 
     async def owned(self) -> frozenset[Token]:
         """Return the tokens this session still owns."""
-        ...
-
-    async def passing(self, name: str, tokens: list[int], in_use: int) -> Passing:
-        """Ask a gate to let so many calls through, each of so many tokens; `in_use` are those under way here."""
-        ...
-
-    async def heard(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None:
-        """Tell how a call behind a gate ended."""
-        ...
-
-    async def hold_slots(self, name: str, slots: int) -> None:
-        """Keep so many slots of a gate for this session."""
-        ...
-
-    async def stream(self, deltas: Sequence[Delta]) -> None:
-        """Show pieces of answers to who watches; they are not recorded, and may be lost."""
         ...
 
     def fenced(self, lease: Lease) -> AbstractAsyncContextManager[Any]:

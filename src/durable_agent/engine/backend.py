@@ -14,6 +14,7 @@ from durable_agent.core.gate import Heard, Passing
 from durable_agent.core.outcomes import Exchange, Failed, Outcome, Verdict
 from durable_agent.core.port import Delta, Offer, ToolServer
 from durable_agent.core.records import DEFAULT_TENANT, FailureClass, Lease, Tenant, Token
+from durable_agent.core.text import plain
 from durable_agent.db.arrays import literals
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, WINDOW_S, Bell, Listener
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
@@ -21,7 +22,7 @@ from durable_agent.db.sql import load
 from durable_agent.engine import gate
 from durable_agent.engine.answer import settle_children
 from durable_agent.engine.exchange import SESSIONS, Done, Room, exchange, look, settle_within
-from durable_agent.engine.fence import fenced
+from durable_agent.engine.fence import Fence, fenced
 from durable_agent.engine.servers import tool_server
 from durable_agent.errors import DatabaseUnavailable, LostRace, RetryableError
 from durable_agent.telemetry import Counters
@@ -126,7 +127,7 @@ class PostgresBackend:
                 await conn.execute(DELTAS.add, literals(columns, rows))
             self._bell.ring(EVENTS)
 
-    def fenced(self, lease: Lease) -> AbstractAsyncContextManager[Connection]:
+    def fenced(self, lease: Lease) -> AbstractAsyncContextManager[Fence]:
         """See `core.port.Backend.fenced`."""
         return fenced(self._db, lease)
 
@@ -136,8 +137,7 @@ class PostgresBackend:
 
     async def tool_server(self, tenant: int, name: str) -> ToolServer | None:
         """See `core.port.Backend.tool_server`."""
-        with _available("the tool server cannot be looked up"):
-            return await tool_server(self._db, Tenant(tenant), name, self._vault)
+        return await tool_server(self._db, Tenant(tenant), name, self._vault)
 
     async def wait(self, timeout_s: float) -> frozenset[str]:
         """See `core.port.Backend.wait`."""
@@ -187,7 +187,7 @@ def _where(lease: Lease) -> tuple[int, UUID, int]:
 
 def refused(outcome: Outcome, error: psycopg.Error) -> Outcome:
     """Return the failure that an outcome becomes whose values PostgreSQL refuses: final, for they will not change."""
-    message = f"the result cannot be stored: {first_line(error)}".replace("\x00", "")
+    message = plain(f"the result cannot be stored: {first_line(error)}")
     return Failed(outcome.lease, FailureClass.INVALID_INPUT, type(error).__name__, message)
 
 

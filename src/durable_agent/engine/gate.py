@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from durable_agent.core.gate import BreakerState, Gate, Heard, Passing, hear, pass_through
 from durable_agent.core.records import Tenant
+from durable_agent.db.batch import batch
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
 
@@ -17,38 +18,38 @@ GATES = load("gates")
 
 # A session that says nothing for so long holds no slot any more; it says so again at a third of that.
 SLOT_TTL_S = 15.0
-OPEN = Passing((), 0.0)
 
 
 async def passing(
     db: Database, tenant: Tenant, name: str, session: UUID, tokens: Sequence[int], *, in_use: int
 ) -> Passing:
     """Let the first of some asks through, each of so many tokens; `in_use` are the session's own calls under way."""
-    async with db.transaction() as conn, conn.transaction():
-        found = await _locked(conn, tenant, name)
+    where: dict[str, Any] = {"tenant": tenant, "name": name, "session": session}
+    async with db.transaction() as conn, batch(conn) as pipeline:
+        row = await conn.execute(GATES.lock_gate, where)
+        slots = await conn.execute(GATES.slots_taken, where)
+        await pipeline.sync()
+        found = _gate(await row.fetchone())
         if found is None:
             return Passing(tuple(0.0 for _ in tokens))
         gate, now = found
-        where: dict[str, Any] = {"tenant": tenant, "name": name, "session": session}
         free = None
         if gate.concurrency is not None:
-            row = await (await conn.execute(GATES.slots_taken, where)).fetchone()
-            free = max(0, gate.concurrency - (row[0] if row else 0) - in_use)
+            ((taken,),) = await slots.fetchall()
+            free = max(0, gate.concurrency - taken - in_use)
         moved, done = pass_through(gate, now, tokens, who=str(session), free=free)
         if moved != gate:
             await _put(conn, where, moved)
         if gate.concurrency is not None:
-            slots = {**where, "slots": in_use + len(done.starts), "ttl_s": SLOT_TTL_S}
-            await conn.execute(GATES.put_slots, slots)
+            await _hold(conn, where, in_use + len(done.starts))
             done = replace(done, counted=True)
     return done
 
 
 async def hold_slots(db: Database, tenant: Tenant, name: str, session: UUID, slots: int) -> None:
     """Keep a session's slots, or give them back."""
-    where = {"tenant": tenant, "name": name, "session": session, "slots": slots, "ttl_s": SLOT_TTL_S}
     async with db.transaction() as conn:
-        await conn.execute(GATES.put_slots, where)
+        await _hold(conn, {"tenant": tenant, "name": name, "session": session}, slots)
 
 
 async def heard(
@@ -57,13 +58,12 @@ async def heard(
 ) -> None:  # fmt: skip
     """Take note of how a call behind a gate ended."""
     where = {"tenant": tenant, "name": name}
-    async with db.transaction() as conn, conn.transaction():
-        found = await _locked(conn, tenant, name)
-        if found is None:
-            if what is Heard.WORKED:
-                return
+    async with db.transaction() as conn, batch(conn) as pipeline:
+        if what is not Heard.WORKED:
             await conn.execute(GATES.ensure_gate, where)
-            found = await _locked(conn, tenant, name)
+        row = await conn.execute(GATES.lock_gate, where)
+        await pipeline.sync()
+        found = _gate(await row.fetchone())
         if found is None:
             return
         gate, now = found
@@ -72,8 +72,14 @@ async def heard(
             await _put(conn, where, after, error)
 
 
-async def _locked(conn: Connection, tenant: Tenant, name: str) -> tuple[Gate, float] | None:
-    row = await (await conn.execute(GATES.lock_gate, {"tenant": tenant, "name": name})).fetchone()
+async def set_gate(db: Database, tenant: Tenant, name: str, limits: Mapping[str, int | None]) -> None:
+    """Set what a gate lets the whole fleet take: `requests_per_minute`, `tokens_per_minute`, `concurrency`."""
+    async with db.transaction() as conn:
+        await conn.execute(GATES.set_gate, {"tenant": tenant, "name": name, **limits})
+
+
+def _gate(row: tuple[Any, ...] | None) -> tuple[Gate, float] | None:
+    """Return a gate and the engine's time from a locked row."""
     if row is None:
         return None
     now, requests, tokens, at_once, requests_at, tokens_at, held_until, state, failures, retry_at, probe = row
@@ -81,6 +87,10 @@ async def _locked(conn: Connection, tenant: Tenant, name: str) -> tuple[Gate, fl
         requests, tokens, at_once, requests_at, tokens_at, held_until, BreakerState(state), failures, retry_at, probe
     )
     return found, now
+
+
+async def _hold(conn: Connection, where: Mapping[str, Any], slots: int) -> None:
+    await conn.execute(GATES.put_slots, {**where, "slots": slots, "ttl_s": SLOT_TTL_S})
 
 
 async def _put(conn: Connection, where: dict[str, Any], gate: Gate, error: str | None = None) -> None:

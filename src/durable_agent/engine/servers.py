@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from psycopg.errors import UniqueViolation
 from uuid_utils.compat import uuid7
 
 from durable_agent.core.events import dumps
 from durable_agent.core.port import ToolServer
 from durable_agent.core.records import Tenant
+from durable_agent.core.text import plain
 from durable_agent.db import reads
 from durable_agent.db.pool import Database
 from durable_agent.db.sql import load
@@ -23,7 +25,7 @@ SERVERS = load("servers")
 async def tool_server(db: Database, tenant: Tenant, name: str, vault: Vault) -> ToolServer | None:
     """Return a server as it is reached, its secret in clear; None for a name that is not registered."""
     async with db.reading() as conn:
-        rows = await reads.rows(conn, SERVERS.get_server, {"tenant": tenant, "id": None, "name": name})
+        rows = await reads.rows(conn, SERVERS.reach_server, {"tenant": tenant, "name": name})
     return _reached(rows[0], vault) if rows else None
 
 
@@ -43,7 +45,7 @@ async def register(
     async with db.transaction() as conn:
         row = await (await conn.execute(SERVERS.add_server, params)).fetchone()
     if row is None:
-        raise Conflict(f"a tool server named {name!r} exists; choose another name, or change that one", field="name")
+        raise _taken(name)
     return params["id"]  # type: ignore[no-any-return]
 
 
@@ -51,14 +53,21 @@ async def change(
     db: Database, tenant: Tenant, server_id: UUID, name: str, vault: Vault, *, url: str | None,
     command: Sequence[str] | None, token: str | None,
 ) -> None:  # fmt: skip
-    """Give a server another name, address or secret; at another address the stored secret is dropped. Raises NotFound."""
+    """Give a server another name, address or secret; at another address the stored secret is dropped.
+
+    Raises NotFound, Conflict for a name that is taken, InvalidRequest for a secret without a key.
+    """
     old = await _row(db, tenant, server_id)
     moved = (old["url"], list(old["command"] or ())) != (url, list(command or ()))
     sealed = vault.lock(token) if token else None if moved else old["token"]
+    params = {**_params(tenant, server_id, name, url, command, sealed), "moved": moved}
     async with db.transaction() as conn:
-        await conn.execute(
-            SERVERS.put_server, {**_params(tenant, server_id, name, url, command, sealed), "moved": moved}
-        )
+        try:
+            done = await conn.execute(SERVERS.put_server, params)
+        except UniqueViolation:
+            raise _taken(name) from None
+    if done.rowcount == 0:
+        raise _unknown(server_id)
 
 
 async def forget(db: Database, tenant: Tenant, server_id: UUID) -> None:
@@ -74,20 +83,31 @@ async def reached(db: Database, tenant: Tenant, server_id: UUID, vault: Vault) -
     return _reached(await _row(db, tenant, server_id), vault)
 
 
-async def seen(db: Database, tenant: Tenant, server_id: UUID, tools: Sequence[Mapping[str, Any]], digest: str) -> str:
-    """Take note of what a server offers; return its state: `quarantined` when that is not what was approved."""
-    params = {"tenant": tenant, "id": server_id, "tools": dumps(list(tools)).decode(), "digest": digest}
+async def seen(
+    db: Database, tenant: Tenant, server_id: UUID, tools: Sequence[Mapping[str, Any]], digest: str, *, at: ToolServer
+) -> str:
+    """Take note of what a server offers; return its state: `quarantined` when that is not what was approved.
+
+    `at` is where it was asked. Raises Conflict when it is somewhere else by now.
+    """
+    return await _found(db, SERVERS.seen, tenant, server_id, at, tools=dumps(list(tools)).decode(), digest=digest)
+
+
+async def not_seen(db: Database, tenant: Tenant, server_id: UUID, error: str, *, at: ToolServer) -> None:
+    """Take note that a server could not be asked. Raises as `seen`."""
+    await _found(db, SERVERS.not_seen, tenant, server_id, at, error=plain(error))
+
+
+async def _found(db: Database, statement: str, tenant: Tenant, server_id: UUID, at: ToolServer, **what: str) -> str:
+    params = {"tenant": tenant, "id": server_id, "url": at.url, "command": list(at.command) or None, **what}
     async with db.transaction() as conn:
-        row = await (await conn.execute(SERVERS.seen, params)).fetchone()
+        row = await (await conn.execute(statement, params)).fetchone()
     if row is None:
-        raise _unknown(server_id)
+        raise Conflict(
+            f"tool server {at.name!r} was changed or dropped while it was asked: discover it again",
+            tool_server=str(server_id),
+        )
     return str(row[0])
-
-
-async def not_seen(db: Database, tenant: Tenant, server_id: UUID, error: str) -> None:
-    """Take note that a server could not be asked."""
-    async with db.transaction() as conn:
-        await conn.execute(SERVERS.not_seen, {"tenant": tenant, "id": server_id, "error": error[:1000]})
 
 
 async def approve(db: Database, tenant: Tenant, server_id: UUID, digest: str) -> None:
@@ -120,6 +140,10 @@ def _params(
 ) -> dict[str, Any]:
     place = list(command) if command else None
     return {"tenant": tenant, "id": server_id, "name": name, "url": url, "command": place, "token": token}
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"a tool server named {name!r} exists; choose another name, or change that one", field="name")
 
 
 def _unknown(server_id: UUID) -> NotFound:

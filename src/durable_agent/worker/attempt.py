@@ -14,6 +14,7 @@ from durable_agent.core.events import dumps
 from durable_agent.core.outcomes import Failed, InDoubt, Outcome, Succeeded
 from durable_agent.core.records import Claim, FailureClass, Replay
 from durable_agent.core.replay import first_difference
+from durable_agent.core.text import plain
 from durable_agent.core.waits import Decision
 from durable_agent.errors import (
     Divergence,
@@ -34,7 +35,6 @@ from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import Tool, arguments_for
 from durable_agent.worker.child import run_in_child
 
-MESSAGE_LIMIT = 2000
 # What a worker that drains cancels its attempts with.
 DRAINED = "drained"
 
@@ -53,7 +53,7 @@ async def run_attempt(claim: Claim, registry: Registry, link: Link, *, limit_byt
     try:
         claim = await _whole(claim, link)
     except (FatalError, OutsideError) as error:
-        return Failed(claim.lease, _class_of(error), type(error).__name__, _plain(str(error)))
+        return Failed(claim.lease, _class_of(error), type(error).__name__, plain(str(error)))
     context = Context(claim, link, limit_bytes=limit_bytes)
     try:
         outcome = await _limited(claim, tool, context, limit_bytes)
@@ -189,9 +189,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def _unheard(claim: Claim, tool: Tool, error: BaseException, failure: FailureClass) -> Outcome:
     """Return the outcome of a call that ended without the author's word whether it happened: its class decides."""
     if tool.effect == "manual" and claim.replay is None:
-        return InDoubt(claim.lease, 0, tool.name, _plain(f"{type(error).__name__}: {error}"), claim.idempotency_key)
+        return InDoubt(claim.lease, 0, tool.name, plain(f"{type(error).__name__}: {error}"), claim.idempotency_key)
     name = "Timeout" if isinstance(error, TimeLimit) else type(error).__name__
-    return Failed(claim.lease, failure, name, _plain(str(error) or "a call timed out"), None, tool.effect == "verify")
+    return Failed(claim.lease, failure, name, plain(str(error) or "a call timed out"), None, tool.effect == "verify")
 
 
 class TimeLimit(Exception):
@@ -294,11 +294,6 @@ def _classify(error: BaseException) -> FailureClass:
 
 def _failed(claim: Claim, error: StepError | Divergence) -> Failed:
     if isinstance(error, Divergence):
-        return Failed(claim.lease, FailureClass.DIVERGED, "Divergence", _plain(str(error)))
+        return Failed(claim.lease, FailureClass.DIVERGED, "Divergence", plain(str(error)))
     failure = FailureClass(error.failure_class)
-    return Failed(claim.lease, failure, type(error).__name__, _plain(str(error)), error.retry_after_s)
-
-
-def _plain(message: str) -> str:
-    text = message.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
-    return text[:MESSAGE_LIMIT]
+    return Failed(claim.lease, failure, type(error).__name__, plain(str(error)), error.retry_after_s)

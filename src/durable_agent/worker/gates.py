@@ -11,17 +11,20 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Final, TypeVar
 
-from durable_agent.core.gate import Heard, Passing
+from durable_agent.core.gate import AHEAD_S, Heard
+from durable_agent.core.port import Gatekeeper
+from durable_agent.core.text import plain
 from durable_agent.errors import (
     DatabaseUnavailable,
     FatalError,
     RateLimited,
     RetryableError,
-    StepError,
     UnknownOutcome,
 )
+from durable_agent.flow.link import Passage
+from durable_agent.tasks import ended
 from durable_agent.telemetry import logger
 
 T = TypeVar("T")
@@ -37,16 +40,8 @@ KEEP_S = 5.0
 MAX_ASKED = 64
 # A passage that is used so long after its time would make a second hold more than the rate (see `core.gate.MARGIN`).
 LATE_S = 0.04
-
-
-class Asks(Protocol):
-    """What the gates need of the engine."""
-
-    async def passing(self, name: str, tokens: list[int], in_use: int) -> Passing: ...
-
-    async def heard(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None: ...
-
-    async def hold_slots(self, name: str, slots: int) -> None: ...
+# What is to be told when the worker ends may take so long: others wait for its slots no longer than they live.
+LEAVE_S = 2.0
 
 
 @dataclass(slots=True)
@@ -54,7 +49,7 @@ class Line:
     """Those who wait at one gate, and what is known of it. `in_use` are the passages given out and not given back.
 
     Where the engine counts slots, `told` is what it believes this worker holds; one task alone asks and tells, so that no
-    answer is overtaken by an older number.
+    answer is overtaken by an older number. `lead_s` is how long it took of late from a passage to its use.
     """
 
     name: str
@@ -64,35 +59,64 @@ class Line:
     counted: bool = False
     open_until_s: float = 0.0
     limited: bool = False
+    paced: bool = False
+    lead_s: float = 0.0
     careful: bool = False
     speaker: asyncio.Task[None] | None = None
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Gates:
-    """The gates one worker passes. `run` is owned by the worker's task group."""
+    """The gates one worker passes, open as a context: on leaving, no slot is held by it any more."""
 
-    def __init__(self, asks: Asks) -> None:
-        self._asks = asks
+    def __init__(self, keeper: Gatekeeper, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self.now_s = now_s
+        self._keeper = keeper
         self._lines: dict[str, Line] = {}
         self._reports: asyncio.Queue[tuple[str, Heard, float | None, str | None]] = asyncio.Queue()
+        self._tasks = asyncio.TaskGroup()
+        self._loops: list[asyncio.Task[None]] = []
 
-    async def run(self) -> None:
-        """Tell the engine what was heard and which slots are in use, until cancelled."""
-        while True:
-            try:
-                async with asyncio.timeout(KEEP_S):
-                    report = await self._reports.get()
-            except TimeoutError:
-                self._keep()
-                continue
-            await self._tell(*report)
+    async def __aenter__(self) -> Gates:
+        await self._tasks.__aenter__()
+        self._loops = [self._tasks.create_task(loop) for loop in (self._tell_all(), self._keep_on())]
+        return self
 
-    async def _tell(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None:
+    async def __aexit__(self, *error: object) -> None:
         try:
-            await self._asks.heard(name, what, wait_s, error)
-        except DatabaseUnavailable:
-            return  # the next failure tells it again
+            with suppress(TimeoutError, DatabaseUnavailable):
+                async with asyncio.timeout(LEAVE_S):
+                    await self._leave()
+        finally:
+            await ended([*self._loops, *(line.speaker for line in self._lines.values() if line.speaker is not None)])
+            # Told of no error, the group waits for its tasks and wraps nothing.
+            await self._tasks.__aexit__(None, None, None)
+
+    async def _leave(self) -> None:
+        await self._reports.join()
+        for line in self._lines.values():
+            if line.speaker is not None:
+                line.freed.set()  # nobody waits any more
+                await asyncio.wait([line.speaker])
+            if line.counted and line.told != 0:
+                await self._keeper.hold_slots(line.name, 0)
+
+    async def _tell_all(self) -> None:
+        while True:
+            name, what, wait_s, error = await self._reports.get()
+            try:
+                await self._keeper.heard(name, what, wait_s, error)
+            except DatabaseUnavailable:
+                pass  # the next failure tells it again
+            except Exception as error_:
+                log.error("gate_failed", gate=name, error=f"{type(error_).__name__}: {error_}")
+            finally:
+                self._reports.task_done()
+
+    async def _keep_on(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_S)
+            self._keep()
 
     def _keep(self) -> None:
         for line in self._lines.values():
@@ -107,32 +131,41 @@ class Gates:
     async def passed(self, name: str, tokens: int) -> Pass:
         """Return when the gate lets the caller through. Raises RateLimited when that takes longer than an attempt waits."""
         line = self._line(name)
-        if time.monotonic() < line.open_until_s and not line.limited:
+        start_s = self.now_s()
+        if start_s < line.open_until_s and not line.limited:
             line.in_use += 1
         else:
-            await self._given(line, tokens)
-        return Pass(self, line, time.monotonic())
+            start_s = await self._given(line, tokens)
+        return Pass(self, line, start_s, self.now_s())
 
-    async def _given(self, line: Line, tokens: int) -> None:
-        """Return at the time of the passage that was asked for; given up before, it is given back."""
+    async def _given(self, line: Line, tokens: int) -> float:
+        """Return the time of the passage that was asked for, so much before it as the caller has to do until then.
+
+        Given up before, it is given back.
+        """
         future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         line.waiting.append((tokens, future))
         self._speak(line)
         try:
             start_s = await future
-            if (early_s := start_s - time.monotonic()) > 0:
-                await asyncio.sleep(early_s)
+            await self.sleep_until(start_s - line.lead_s)
+            return start_s
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self.free(line)
             raise
+
+    async def sleep_until(self, time_s: float) -> None:
+        """Return at a time of the gates' clock, at once if it is over."""
+        if (early_s := time_s - self.now_s()) > 0:
+            await asyncio.sleep(early_s)
 
     def _line(self, name: str) -> Line:
         return self._lines.setdefault(name, Line(name))
 
     def _speak(self, line: Line) -> None:
         if line.speaker is None or line.speaker.done():
-            line.speaker = asyncio.create_task(self._ask(line), name=f"gate {line.name}")
+            line.speaker = self._tasks.create_task(self._ask(line), name=f"gate {line.name}")
 
     def free(self, line: Line) -> None:
         """Give a passage back; where slots are counted, the engine hears of it."""
@@ -153,7 +186,7 @@ class Gates:
                 if line.waiting:
                     await self._ask_for_all(line)
                 elif line.counted and line.told != (held := line.in_use):
-                    await self._asks.hold_slots(line.name, held)
+                    await self._keeper.hold_slots(line.name, held)
                     line.told = held
                 else:
                     return
@@ -165,9 +198,14 @@ class Gates:
             self._refuse(line, RetryableError(f"{line.name} cannot be asked: {error}"))
 
     async def _ask_for_all(self, line: Line) -> None:
-        batch, held, asked_s = line.waiting[:MAX_ASKED], line.in_use, time.monotonic()
-        answer = await self._asks.passing(line.name, [tokens for tokens, _ in batch], held)
-        line.limited, line.careful, line.counted = answer.limits, answer.careful, answer.counted
+        batch, held, asked_s = line.waiting[:MAX_ASKED], line.in_use, self.now_s()
+        answer = await self._keeper.passing(line.name, [tokens for tokens, _ in batch], held)
+        line.limited, line.paced, line.careful, line.counted = (
+            answer.limits,
+            answer.paced,
+            answer.careful,
+            answer.counted,
+        )
         line.told = held + len(answer.starts)
         if not (answer.limits or answer.careful):
             line.open_until_s = asked_s + KNOWN_S
@@ -209,24 +247,27 @@ class Gates:
                 self.forget(name)
                 line.careful = True
                 self._report(name, Heard.FAILED, None, str(error) or type(error).__name__)
-            case StepError() | Exception() | BaseException():
+            case _:
                 pass  # says nothing of the other side
 
     def _report(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None:
-        self._reports.put_nowait((name, what, wait_s, error))
+        self._reports.put_nowait((name, what, wait_s, plain(error) if error else None))
 
 
 @dataclass(slots=True)
 class Pass:
-    """A passage through a gate; `through` uses it, `give_back` says that it was not."""
+    """A passage through a gate from a time on; `through` uses it, `give_back` says that it was not."""
 
     gates: Gates
     line: Line
-    since_s: float
+    start_s: float
+    given_s: float
 
     async def through(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make the call and take note of how it ended."""
+        """Make the call, not before its time, and take note of how it ended."""
+        self._took()
         try:
+            await self.gates.sleep_until(self.start_s)
             result = await call()
         except BaseException as error:
             self.gates.left(self.line, error)
@@ -236,20 +277,21 @@ class Pass:
 
     def late(self) -> bool:
         """See `flow.link.Passage.late`."""
-        return self.line.limited and time.monotonic() > self.since_s + LATE_S
+        return self.line.paced and self.gates.now_s() > self.start_s + LATE_S
 
     def give_back(self) -> None:
         """Free the slot: the call is not made."""
+        self._took()
         self.gates.free(self.line)
         self.gates.forget(self.line.name)
 
+    def _took(self) -> None:
+        # The longest of late: one that was passed again has little to do until its use.
+        took_s = self.gates.now_s() - self.given_s
+        self.line.lead_s = min(AHEAD_S, max(took_s, 0.9 * self.line.lead_s))
 
-def no_gate() -> Any:
-    """Return a passage through no gate."""
-    return _Open()
 
-
-class _Open:
+class _NoGate:
     async def through(self, call: Callable[[], Awaitable[T]]) -> T:
         return await call()
 
@@ -258,3 +300,7 @@ class _Open:
 
     def give_back(self) -> None:
         return None
+
+
+# A passage through no gate.
+NO_GATE: Final[Passage] = _NoGate()

@@ -14,11 +14,11 @@ from durable_agent.core.port import AuthorTransaction, Backend, ToolServer
 from durable_agent.core.records import Claim, FailureClass
 from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost, Unrecorded
 from durable_agent.flow.link import Passage
-from durable_agent.flow.llm import Models
+from durable_agent.flow.model import Models
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import Tool
 from durable_agent.worker.attempt import invoke
-from durable_agent.worker.gates import Gates, no_gate
+from durable_agent.worker.gates import NO_GATE, Gates
 from durable_agent.worker.voice import Voice
 
 
@@ -128,7 +128,7 @@ class AttemptLink:
 
     async def pass_gate(self, name: str | None, tokens: int) -> Passage:
         """See `flow.link.Link.pass_gate`."""
-        return no_gate() if name is None else await self._worker.gates.passed(name, tokens)
+        return NO_GATE if name is None else await self._worker.gates.passed(name, tokens)
 
     def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
         """See `flow.link.Link.fenced`."""

@@ -18,7 +18,7 @@ from durable_agent.core.outcomes import ON_THE_WAY, Failed, InDoubt, Outcome, Re
 from durable_agent.core.port import Backend
 from durable_agent.core.records import Claim, Token
 from durable_agent.errors import DatabaseUnavailable, LeaseLost
-from durable_agent.flow.llm import Models
+from durable_agent.flow.model import Models
 from durable_agent.flow.registry import Registry
 from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters, logger
@@ -30,6 +30,8 @@ from durable_agent.worker.voice import Voice
 log = logger("worker")
 
 BATCH = 200
+# From a result that is handed over to the next question of the same attempt, through a task or two.
+TURNS = 3
 
 
 @dataclass(slots=True)
@@ -80,8 +82,8 @@ class Worker:
 
     async def run(self) -> None:
         """Work until drained; on return every lease was settled or given back."""
-        async with asyncio.TaskGroup() as group:
-            loops = [group.create_task(loop) for loop in (self._follow_hints(), self.gates.run(), self.voice.run())]
+        async with self.gates, asyncio.TaskGroup() as group:
+            loops = [group.create_task(loop) for loop in (self._follow_hints(), self.voice.run())]
             await self._pump(group)
             await ended(loops)
 
@@ -99,6 +101,8 @@ class Worker:
                     return
                 if time.monotonic() >= deadline_s:
                     self._give_back()
+            if self._outcomes:
+                await self._gather()
             batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
             free = 0 if self.draining else self.concurrency - len(self.running)
             if not batch and (free <= 0 or not self._look):
@@ -122,6 +126,11 @@ class Worker:
                 # Work is there but held by others at this moment; it is free again within a commit's time.
                 if not answer.claims and not self._outcomes:
                     await asyncio.sleep(0.001 + 0.004 * random.random())
+
+    async def _gather(self) -> None:
+        """Let who just handed a result over ask for the next thing, a few turns of the loop later: one commit takes both."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
 
     def _chanced(self) -> bool:
         return any(running.last_chance for running in self.running.values())

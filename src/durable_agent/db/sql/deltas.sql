@@ -8,11 +8,16 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(effects)s::i
 on conflict do nothing;
 
 -- name: of_run
--- What is being said in a run, of the last quarter of a minute. Index: deltas_pk, steps_pk.
+-- What is being said in a run, in order: of the last quarter of a minute, or since a time and a second before, for a commit
+-- may be seen later than it is stamped. Of more than 5000 pieces the newest. Index: deltas_run, steps_pk.
 select d.step_no, s.name as step, d.effect, d.claim_no, d.piece, d.at, d.text
-from deltas d join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.step_no
-where d.tenant = %(tenant)s and d.run_id = %(run)s and d.at > engine_now() - interval '15 seconds'
-order by d.at, d.step_no, d.effect, d.claim_no, d.piece limit 5000;
+from (
+  select d.* from deltas d
+  where d.tenant = %(tenant)s and d.run_id = %(run)s
+    and d.at > coalesce(%(since)s::timestamptz - interval '1 second', engine_now() - interval '15 seconds')
+  order by d.at desc, d.piece desc limit 5000
+) d join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.step_no
+order by d.at, d.step_no, d.effect, d.claim_no, d.piece;
 
 -- name: forget
 -- Drops what was said a minute ago. Index: deltas_at. Locks: the rows.

@@ -5,6 +5,11 @@ select s.id, s.name, s.url, s.command, s.token, s.state, s.digest, s.tools, s.se
 from tool_servers s
 where s.tenant = %(tenant)s and (s.id = %(id)s::uuid or s.name = %(name)s::text);
 
+-- name: reach_server
+-- What a call needs of a tool server, its secret as it is stored. Index: tool_servers_name_unique.
+select s.name, s.url, s.command, s.token, s.state, s.digest from tool_servers s
+where s.tenant = %(tenant)s and s.name = %(name)s::text;
+
 -- name: list_servers
 -- The tool servers by name; never their secrets. Index: tool_servers_name_unique.
 select s.id, s.name, s.url, s.command, s.token is not null as has_token, s.state, s.digest, s.tools, s.seen_digest, s.error,
@@ -33,28 +38,26 @@ delete from tool_servers s where s.tenant = %(tenant)s and s.id = %(id)s returni
 
 -- name: seen
 -- What a server was found to offer. The first list is taken as it is; one that differs from it is quarantined until approved.
--- Index: tool_servers_pk. Locks: the row.
+-- No row: what was asked is not where the server is now. Index: tool_servers_pk. Locks: the row.
 update tool_servers s
 set seen = %(tools)s::text::json, seen_digest = %(digest)s, checked_at = engine_now(), error = null,
     state = case when s.digest is null or s.digest = %(digest)s then 'ready' else 'quarantined' end,
     tools = case when s.digest is null or s.digest = %(digest)s then %(tools)s::text::json else s.tools end,
     digest = coalesce(s.digest, %(digest)s)
-where s.tenant = %(tenant)s and s.id = %(id)s
+where s.tenant = %(tenant)s and s.id = %(id)s and s.url is not distinct from %(url)s::text
+  and s.command is not distinct from %(command)s::text[]
 returning s.state;
 
 -- name: not_seen
--- A server that could not be asked. Index: tool_servers_pk. Locks: the row.
+-- A server that could not be asked where it is. Index: tool_servers_pk. Locks: the row.
 update tool_servers s
 set checked_at = engine_now(), error = %(error)s, state = case when s.state = 'quarantined' then s.state else 'unreachable' end
-where s.tenant = %(tenant)s and s.id = %(id)s;
+where s.tenant = %(tenant)s and s.id = %(id)s and s.url is not distinct from %(url)s::text
+  and s.command is not distinct from %(command)s::text[]
+returning s.state;
 
 -- name: approve
 -- A person accepts what a server offers now, if it is what they saw. Index: tool_servers_pk. Locks: the row.
 update tool_servers s set state = 'ready', digest = s.seen_digest, tools = s.seen, error = null
 where s.tenant = %(tenant)s and s.id = %(id)s and s.seen_digest = %(digest)s
 returning s.id;
-
--- name: quarantine
--- A worker met another list of tools than was approved. Index: tool_servers_name_unique. Locks: the row.
-update tool_servers s set state = 'quarantined', error = %(error)s
-where s.tenant = %(tenant)s and s.name = %(name)s and s.digest = %(digest)s and s.state = 'ready';

@@ -1,0 +1,12 @@
+"""Text from outside: what a program said may hold what PostgreSQL and UTF-8 do not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MESSAGE_LIMIT: Final = 2000
+
+
+def plain(text: str, limit: int | None = MESSAGE_LIMIT) -> str:
+    """Return the text as it can be stored, at most `limit` characters of it: without NUL and without halves of surrogate pairs."""
+    return text[:limit].encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
