@@ -330,6 +330,23 @@ async def test_an_exception_opens_what_it_names_and_nothing_else(allow: str, hos
 
 
 @pytest.mark.parametrize(
+    ("address", "opens"),
+    [("64:ff9b::a9fe:a9fe", False), ("64:ff9b:1::a9fe:a9fe", False), ("2002:a9fe:a9fe::1", False), ("::a9fe:a9fe", False),
+     ("::ffff:a9fe:a9fe", False), ("::ffff:0:a9fe:a9fe", False), ("64:ff9b::a00:5", True), ("64:ff9b:1::a00:5", True),
+     ("2002:a00:5::1", True), ("::ffff:a00:5", True), ("fd00::5", True)],
+)  # fmt: skip
+async def test_an_exception_for_a_name_opens_no_metadata_however_its_address_is_spelled(
+    address: str, opens: bool
+) -> None:
+    egress = Egress(allow=["db.example"], resolve=Names({"db.example": [[address]]}))
+    if opens:
+        assert await egress.addresses("db.example", 80)
+    else:
+        with pytest.raises(Blocked, match="no public address"):
+            await egress.addresses("db.example", 80)
+
+
+@pytest.mark.parametrize(
     "entry", ["10.0.0.0/99", "http://x", "a b", "1.2.3", "*.example", "0x7f.1", "x:0", "[::1", "x/y"]
 )
 def test_an_exception_that_is_none_is_refused(entry: str) -> None:

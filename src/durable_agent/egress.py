@@ -62,6 +62,8 @@ _CLOSED_4 = tuple(map(IPv4Network, (
 _OPEN_6 = IPv6Network("2000::/3")
 _CLOSED_6 = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 _NAT64 = IPv6Network("64:ff9b::/96")
+# Whose last 32 bits are an IPv4 address that they stand for, where something translates them.
+_TRANSLATED_6 = (_NAT64, *map(IPv6Network, ("64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 # Where clouds hand out credentials. An exception for a name does not open these: its owner could point it there.
 _METADATA = tuple(map(ip_network, (
     "169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32", "fe80::/10", "fd00:ec2::/32",
@@ -91,7 +93,7 @@ class Page:
     @property
     def media_type(self) -> str:
         """The type it says it has, in lower case and without parameters; empty when it says none."""
-        return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
+        return media_type(self.headers)
 
 
 class Egress:
@@ -107,7 +109,7 @@ class Egress:
         self._timeout_s = timeout_s
         self._tls: ssl.SSLContext | None = None
 
-    def client(self, *, headers: Mapping[str, str] | None = None, timeout_s: float | None = None) -> httpx2.AsyncClient:
+    def client(self, *, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
         """Return a client that cannot be led to a forbidden address; the caller closes it.
 
         It follows no redirect and takes no proxy from the environment. `timeout_s` bounds each read and write, not the
@@ -116,7 +118,7 @@ class Egress:
         """
         self._tls = self._tls or httpx2.create_ssl_context()
         return httpx2.AsyncClient(
-            headers={"Accept-Encoding": ", ".join(ENCODINGS), **(headers or {})}, timeout=timeout_s or self._timeout_s,
+            headers={"Accept-Encoding": ", ".join(ENCODINGS), **(headers or {})}, timeout=self._timeout_s,
             transport=_Transport(self, self._tls), follow_redirects=False, trust_env=False,
         )  # fmt: skip
 
@@ -168,7 +170,7 @@ class Egress:
         for address in found:
             if _ordinary(port) and is_public(address):
                 continue
-            if named and not _within(address, _METADATA):
+            if named and not (_within(address, _METADATA) or _within(_embedded(address), _METADATA)):
                 continue
             if not any(one.covers(address) for one in rules):
                 what = "no public address" if _ordinary(port) else f"not open at port {port}"
@@ -185,6 +187,11 @@ class Egress:
         return found
 
 
+def media_type(headers: httpx2.Headers) -> str:
+    """Return the type that an answer says it has, in lower case and without parameters; empty when it says none."""
+    return str(headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
 def is_public(address: Address) -> bool:
     """Return whether an address is one of the public internet's; of one that stands for an IPv4 address, whether that is."""
     address = _plain(address)
@@ -192,7 +199,7 @@ def is_public(address: Address) -> bool:
         case IPv4Address():
             return address.is_global and not _within(address, _CLOSED_4)
         case IPv6Address() if address in _NAT64 and not address.scope_id:
-            return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
+            return is_public(_embedded(address))
         case _:
             opened = address in _OPEN_6 and not _within(address, _CLOSED_6)
             return opened and address.is_global and not address.scope_id
@@ -241,6 +248,13 @@ def _plain(address: Address) -> Address:
     """Return the IPv4 address that an IPv6 one merely spells, else the address."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
+
+
+def _embedded(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 one stands for where it is translated or tunnelled, else the address."""
+    if not isinstance(address, IPv6Address):
+        return address
+    return IPv4Address(int(address) & 0xFFFF_FFFF) if _within(address, _TRANSLATED_6) else address.sixtofour or address
 
 
 def _within(address: Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:

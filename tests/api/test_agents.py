@@ -42,6 +42,23 @@ async def run_of(api: Api, given: Any, **more: Any) -> dict[str, Any]:
     return await ended(api, answer.json()["id"])
 
 
+async def asking(api: Api) -> str:
+    """Return a run of the agent that waits for a person's answer."""
+    run = (await api.http.post("/runs", json={"agent": "researcher", "input": "Which city?"})).json()["id"]
+    async with api.socket(f"/ws/{run}") as socket:
+        async for text in socket:
+            if "run.waiting_for_input" in str(text):
+                break
+    return str(run)
+
+
+async def key_of(api: Api, *scopes: str) -> dict[str, str]:
+    """Return the header of a new key."""
+    answer = await api.http.post("/keys", json={"name": "-".join(scopes), "scopes": scopes})
+    assert answer.status_code == 201, answer.text
+    return {"Authorization": f"Bearer {answer.json()['key']}"}
+
+
 async def ended(api: Api, run: str) -> dict[str, Any]:
     await api.watch(run)
     return (await api.http.get(f"/runs/{run}")).json()  # type: ignore[no-any-return]
@@ -94,6 +111,35 @@ async def test_two_agents_of_one_name_are_refused_and_a_run_of_none_too(api: Api
     assert (answer.status_code, "nobody" in answer.text) == (404, True)
 
 
+async def test_a_key_gives_the_run_it_stands_for_when_its_agent_is_gone(api: Api) -> None:
+    one = await made(api)
+    body, key = {"agent": "researcher", "input": 1}, {"Idempotency-Key": "k"}
+    first = await api.http.post("/runs", json=body, headers=key)
+    assert (await api.http.delete(f"/agents/{one['id']}")).status_code == 204
+    again = await api.http.post("/runs", json=body, headers=key)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert (again.json()["id"], again.headers["idempotent-replayed"]) == (first.json()["id"], "true")
+    for refused in ({**body, "input": 2}, key), (body, {"Idempotency-Key": "l"}), (body, {}):
+        assert (await api.http.post("/runs", json=refused[0], headers=refused[1])).status_code == 404
+
+
+async def test_a_batch_of_an_agents_runs_gives_each_its_own(api: Api) -> None:
+    await made(api, budget={"tokens": 5000})
+    asked: list[dict[str, Any]] = [
+        {"agent": "researcher", "input": "a", "goal": "A"},
+        {"agent": "researcher", "input": "b", "metadata": {"m": 1}, "budget": {"tokens": 7}},
+    ]
+    answer = await api.http.post("/runs/batch", json={"runs": asked})
+    assert answer.status_code == 201, answer.text
+    runs = [(await api.http.get(f"/runs/{one['id']}")).json() for one in answer.json()["items"]]
+    told = [(run["input"], run["goal"], run["metadata"], run["steps"][0]["input"]["input"]) for run in runs]
+    assert told == [("a", "A", None, "a"), ("b", None, {"m": 1}, "b")]
+    caps = [(await api.http.get(f"/runs/{run['id']}/budget")).json()["limits"][0]["cap"] for run in runs]
+    assert caps == [5000, 7]
+    unknown = await api.http.post("/runs/batch", json={"runs": [asked[0], {"agent": "nobody"}]})
+    assert (unknown.status_code, unknown.json()["run"]) == (404, 1)
+
+
 @pytest.mark.usefixtures("worker")
 async def test_an_agents_run_answers_keeps_its_configuration_and_is_counted(api: Api) -> None:
     one = await made(api)
@@ -125,15 +171,24 @@ async def test_a_message_goes_on_with_a_completed_conversation_in_a_run_of_its_o
 @pytest.mark.usefixtures("worker")
 async def test_a_message_answers_the_question_an_agent_waits_with(api: Api) -> None:
     await made(api, allowed_tools=["request_human_input"])
-    run = (await api.http.post("/runs", json={"agent": "researcher", "input": "Which city?"})).json()["id"]
-    async with api.socket(f"/ws/{run}") as socket:
-        async for text in socket:
-            if "run.waiting_for_input" in str(text):
-                break
+    run = await asking(api)
     answer = await api.http.post(f"/runs/{run}/messages", json={"message": "Rome"})
     assert answer.status_code == 202, answer.text
     done = await ended(api, run)
     assert "Rome" in done["steps"][0]["output"]["text"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_only_who_may_answer_a_wait_answers_one_by_a_message(api: Api) -> None:
+    await made(api, allowed_tools=["request_human_input"])
+    run = await asking(api)
+    writer, operator, reader = [await key_of(api, *s) for s in (("write",), ("write", "operate"), ("read",))]
+    refused = await api.http.post(f"/runs/{run}/messages", json={"message": "Rome"}, headers=writer)
+    assert (refused.status_code, "operate" in refused.text) == (403, True)
+    (wait,) = (await api.http.get("/waits", headers=reader)).json()["items"]
+    assert wait["run_id"] == run
+    answer = await api.http.post(f"/runs/{run}/messages", json={"message": "Oslo"}, headers=operator)
+    assert answer.status_code == 202, answer.text
 
 
 async def test_messages_to_runs_that_take_none_say_why(api: Api) -> None:

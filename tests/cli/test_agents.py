@@ -10,14 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.system import Answer, System, command, started
-from tests.support.postgres import Database, cloned
-
-
-@pytest.fixture(scope="module")
-def ground(admin_url: str) -> Iterator[Database]:
-    """A database for all tests of this module."""
-    with cloned(admin_url) as made:
-        yield made
+from tests.support.postgres import Database
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from tests.cli.system import Answer, System, command, started
-from tests.support.postgres import Database, cloned
+from tests.support.postgres import Database
 
 HELLO = {
     "goal": "Say hello",
@@ -22,13 +22,6 @@ HELLO = {
 DOOMED = {"steps": [{"name": "charge", "tool": "echo", "input": {"failure_rate": 1}, "retry": {"maxAttempts": 1}}]}
 STUCK = {"steps": [{"name": "nobody_offers_this"}]}
 UNKNOWN = "018f0000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture(scope="module")
-def ground(admin_url: str) -> Iterator[Database]:
-    """A database for all tests of this module."""
-    with cloned(admin_url) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from mcp_types import TextContent
 from durable_agent.agents.mcp import Server, Sessions
 from durable_agent.cli.database import create_key
 from durable_agent.settings import Settings
-from tests.cli.system import environment
+from tests.cli.system import command, environment
 from tests.support.mcp_servers import free_port
 from tests.support.server import Api, serving, working
 
-COMMAND = "import typer; from durable_agent.cli.mcp import command; typer.run(command)"
+COMMAND = ("-m", "durable_agent", "mcp")
 HELLO = [{"name": "echo", "input": {"text": "hello"}}, {"name": "add", "input": {"a": 2}, "depends_on": ["echo"]}]
 ASKING = [{"name": "approval.ship", "input": {"prompt": "Ship it?"}}, {"name": "noop", "depends_on": ["approval.ship"]}]
 Say = Callable[..., Awaitable[dict[str, Any]]]
@@ -38,9 +38,7 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 @asynccontextmanager
 async def client(*arguments: str, **variables: str) -> AsyncIterator[Client]:
     """Yield an MCP client of the command, started as a process."""
-    given = StdioServerParameters(
-        command=sys.executable, args=["-c", COMMAND, *arguments], env=environment(**variables)
-    )
+    given = StdioServerParameters(command=sys.executable, args=[*COMMAND, *arguments], env=environment(**variables))
     async with Client(given, read_timeout_seconds=50) as made:
         yield made
 
@@ -108,6 +106,18 @@ async def test_a_watch_returns_when_a_person_is_needed_and_the_answer_moves_the_
         assert "is closed: approved by" in str(again)
 
 
+async def test_a_watch_returns_when_a_person_is_needed_while_other_steps_go_on(api: Api) -> None:
+    async with engine(api) as say:
+        steps = [
+            {"name": "forever"}, {"name": "sleep", "input": {"seconds": 0.5}},
+            {"name": "approval.ship", "input": {"prompt": "Ship it?"}, "depends_on": ["sleep"]},
+        ]  # fmt: skip
+        run = (await say("submit_run", steps=steps))["id"]
+        asked = await say("watch_run", run_id=run, timeout_s=600)
+        assert (asked["run"]["status"], asked["waits"][0]["request"]["prompt"]) == ("running", "Ship it?")
+        await say("cancel_run", run_id=run)
+
+
 async def test_a_question_is_answered_with_a_value_and_an_approval_can_be_refused(api: Api) -> None:
     async with engine(api) as say:
         run = (await say("submit_run", steps=[{"name": "input.colour", "input": {"prompt": "Which colour?"}}]))["id"]
@@ -146,6 +156,11 @@ async def test_what_goes_wrong_is_told_in_the_apis_words(api: Api) -> None:
         assert "nothing answers at" in str(await saying(lonely)("get_run", run_id=nobody))
 
 
+def test_a_url_that_is_none_ends_the_command() -> None:
+    ended = command("mcp", "--url", "http://a:b:c")
+    assert (ended.code, "nothing answers at http://a:b:c" in ended.err) == (4, True)
+
+
 async def test_the_key_of_the_environment_is_the_one_that_acts(settings: Settings) -> None:
     reader = await asyncio.to_thread(create_key, settings, "reader", ["read"], None)
     async with serving(settings) as api:
@@ -157,7 +172,7 @@ async def test_the_key_of_the_environment_is_the_one_that_acts(settings: Setting
 
 
 async def test_what_each_tool_does_to_the_world_is_declared() -> None:
-    place = (sys.executable, "-c", COMMAND)
+    place = (sys.executable, *COMMAND)
     async with Sessions(allow_stdio=True) as sessions:
         offered = await sessions.offered(Server("engine", command=place))
         effects = {tool.name: tool.effect for tool in offered.tools}
@@ -190,7 +205,7 @@ async def on_a_port(api: Api, key: str) -> AsyncIterator[str]:
     """Yield the URL at which the command serves an engine, as a process."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", COMMAND, "--url", f"http://127.0.0.1:{api.port}", "--http", str(port),
+        sys.executable, *COMMAND, "--url", f"http://127.0.0.1:{api.port}", "--http", str(port),
         env=environment(DURABLE_AGENT_API_KEY=key), stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

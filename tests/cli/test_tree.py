@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from durable_agent.cli.tree import MAX_STEPS, RunTree, console, events_table, line_of, shown
+from durable_agent.core.states import RunEvent, RunStatus
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 
@@ -84,6 +85,16 @@ def test_a_redriven_run_runs_again() -> None:
     for kind in ("run.failed", "run.redriven"):
         tree.apply(event(kind))
     assert tree.status == "running"
+
+
+def test_what_moves_no_run_leaves_its_status() -> None:
+    tree = RunTree(run_of("a"))
+    for kind in RunEvent:
+        tree.apply(event(kind.value))
+        assert tree.status in {status.value for status in RunStatus}
+    for kind in (RunEvent.WAITING_FOR_INPUT, RunEvent.BUDGET_SET, RunEvent.EXTENDED, RunEvent.SIGNALLED):
+        tree.apply(event(kind.value))
+    assert tree.status == "waiting_for_input"
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from durable_agent.api.console import built
 from tests.cli.system import System, command, folder, started, until_gone
 from tests.support.postgres import bin_dir
 
@@ -144,4 +146,5 @@ def test_the_demo_kills_a_worker_and_its_run_completes() -> None:
         assert "kill -9 worker-" in said
         assert "step.lease_lost" in said
         assert "The run is completed" in said
+        assert bool(re.search(r"^console  http://\S+/runs/[0-9a-f-]{36}$", said, re.MULTILINE)) is built()
         assert system.pids() == {}

@@ -52,6 +52,7 @@ class World:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     # What a tools/call gets in place of its answer: status, headers, body.
     refusal: tuple[int, dict[str, str], bytes] | None = None
+    sent_bytes: int = 0  # of refusals, as far as the client took them
     sessions: int = 0  # opened by clients that speak 2025-11-25
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -312,7 +313,7 @@ def _gate(app: Any, world: World) -> Any:
         if scope["method"] == "DELETE":
             world.closed.set()
         if world.refusal and method == "tools/call":
-            await _answer(send, *world.refusal)
+            await _refuse(world, receive, send)
         else:
             given = iter([{"type": "http.request", "body": body}] if scope["method"] == "POST" else [])
             await app(scope, lambda: _next(given, receive), send)
@@ -326,10 +327,20 @@ async def _next(given: Iterator[Any], receive: Any) -> Any:
     return await receive()
 
 
-async def _answer(send: Any, status: int, headers: dict[str, str], body: bytes) -> None:
+async def _refuse(world: World, receive: Any, send: Any) -> None:
+    assert world.refusal is not None
+    status, headers, body = world.refusal
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+    gone = asyncio.create_task(receive())
+    for start in range(0, len(body), 65_536):
+        await send({"type": "http.response.body", "body": body[start : start + 65_536], "more_body": True})
+        await asyncio.sleep(0)
+        if gone.done():
+            break
+        world.sent_bytes += 65_536
+    gone.cancel()
+    await send({"type": "http.response.body"})
 
 
 def everything() -> Path:
@@ -418,8 +429,14 @@ def tell_that_it_hangs() -> None:
 
 
 def old_fashioned() -> None:
-    """Speak 2025-11-25 on standard input and output: the library's own server takes up whatever it is offered first."""
-    listed = [a_tool(name).model_dump(mode="json", by_alias=True, exclude_none=True) for name in ("read", "hang")]
+    """Speak 2025-11-25 on standard input and output: the library's own server takes up whatever it is offered first.
+
+    It works on at a call that was given up: in the middle of the next one it asks a person about it.
+    """
+    listed = [
+        a_tool(name).model_dump(mode="json", by_alias=True, exclude_none=True) for name in ("read", "hang", "ask")
+    ]
+    given_up = False
     for line in sys.stdin:
         asked = orjson.loads(line)
         answer: dict[str, Any] = {"error": {"code": types.METHOD_NOT_FOUND, "message": "what?"}}
@@ -431,13 +448,30 @@ def old_fashioned() -> None:
                 }
             case "tools/list":
                 answer = {"result": {"tools": listed}}
-            case "tools/call" if asked["params"]["name"] == "hang":
+            case "tools/call" if given_up:
+                answer = {"result": {"content": [], "structuredContent": {"wiped": ask_a_person("Wipe it all?")}}}
+            case "tools/call" if asked["params"]["name"] in ("hang", "ask"):
+                if asked["params"]["name"] == "ask":
+                    ask_a_person("Sure?")
                 tell_that_it_hangs()
+                given_up = True
                 continue
             case "tools/call":
                 answer = {"result": {"content": [], "structuredContent": asked["params"]["arguments"]}}
         if "id" in asked:
             print(orjson.dumps({"jsonrpc": "2.0", "id": asked["id"], **answer}).decode(), flush=True)
+
+
+def ask_a_person(message: str) -> Any:
+    """Return what the client answers, or that it does not; what else it says meanwhile is not heard."""
+    schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}}
+    given = {"mode": "form", "message": message, "requestedSchema": schema}
+    question = {"jsonrpc": "2.0", "id": message, "method": "elicitation/create", "params": given}
+    print(orjson.dumps(question).decode(), flush=True)
+    for line in sys.stdin:
+        if (heard := orjson.loads(line)).get("id") == message:
+            return heard.get("result")
+    return None
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from time import time
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
-from durable_agent.agents.model import Usage
+from durable_agent.flow.model import Usage
 
 JSON = "application/json"
 USED = Usage(11, 7)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any, cast
 
 import anyio
@@ -29,9 +29,9 @@ from durable_agent.agents.mcp_offer import (
 from durable_agent.agents.mcp_pause import TASKS, InputRequired, TaskPending
 from durable_agent.agents.mcp_result import MAX_RESULT_BYTES, Unusable, content
 from durable_agent.agents.mcp_wire import Forgotten
-from durable_agent.core.events import digest, dumps
 from durable_agent.egress import Egress
 from durable_agent.errors import FatalError, RetryableError, UnknownOutcome
+from durable_agent.telemetry import logger
 
 __all__ = [
     "KEY",
@@ -49,6 +49,8 @@ __all__ = [
 ]
 
 KEY = "durable-agent/idempotency-key"
+
+log = logger("mcp")
 
 
 async def discover(
@@ -80,7 +82,7 @@ class Sessions:
         self._recheck_s = recheck_s
         self._idle_s = idle_s
         self._max_result_bytes = max_result_bytes
-        self._open: dict[str, Connection] = {}
+        self._open: dict[tuple[object, ...], Connection] = {}
         self._tasks = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Sessions:
@@ -96,7 +98,7 @@ class Sessions:
     async def offered(self, server: Server) -> Discovery:
         """Return what a server offers now. Raises as `discover`."""
         async with self._using(server) as connection:
-            return await connection.look(self._timeout_s, self._recheck_s)
+            return await connection.look(self._recheck_s)
 
     async def call(
         self, server: Server, tool: str, arguments: Any, *, pinned: str, key: str, timeout_s: float,
@@ -115,9 +117,9 @@ class Sessions:
         not known).
         """
         for again in (True, False):
-            async with self._using(server) as connection:
+            async with self._using(server, calling=True) as connection:
                 try:
-                    offer = await connection.look(self._timeout_s, self._recheck_s)
+                    offer = await connection.look(self._recheck_s)
                     if offer.digest != pinned:
                         raise Drifted(server.name, pinned, offer.digest, changes(known, offer.tools))
                     check(named(offer, tool), arguments)
@@ -151,23 +153,25 @@ class Sessions:
             return {"unusable": str(error)}
 
     @asynccontextmanager
-    async def _using(self, server: Server) -> AsyncIterator[Connection]:
-        """Yield an open connection, which is not closed for idleness meanwhile. Raises as `discover`."""
+    async def _using(self, server: Server, *, calling: bool = False) -> AsyncIterator[Connection]:
+        """Yield an open connection, which is not closed for idleness meanwhile, when it is one's turn to call. Raises as
+        `discover`."""
         while True:
             connection = self._connection(server)
             connection.take()
             try:
                 await asyncio.shield(connection.opened)
-                if not connection.over.is_set():
-                    yield connection
-                    return
+                async with connection.turn if calling else nullcontext():
+                    if not connection.over.is_set():
+                        yield connection
+                        return
             finally:
                 connection.release(self._idle_s)
 
     def _connection(self, server: Server) -> Connection:
         if server.url is None and not self._allow_stdio:
             raise FatalError(f"MCP server {server.name!r} is a command; only an operator's worker may start one")
-        place = digest(dumps([server.name, server.url, server.command, server.token, dict(server.env)]))
+        place = (server.name, server.url, server.command, server.token, *sorted(server.env.items()))
         found = self._open.get(place)
         if found is None:
             found = self._open[place] = Connection(server.name, lambda: self._open.pop(place))
@@ -188,10 +192,14 @@ class Sessions:
             if not connection.opened.done():
                 connection.opened.set_exception(connection.unopened(_innermost(error)))
                 connection.opened.exception()  # whoever asked may be gone
+            else:
+                log.warning(
+                    "tool_server_lost", server=server.name, error=f"{type(error).__name__}: {_innermost(error)}"
+                )
         finally:
             connection.end()
             if not connection.opened.done():
-                connection.opened.set_exception(RetryableError(f"MCP server {server.name!r}: the worker is closing"))
+                connection.opened.set_exception(RetryableError(connection.why_unopened))
                 connection.opened.exception()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -64,6 +64,9 @@ class Connection:
         self.over = asyncio.Event()
         self.owner: asyncio.Task[None] | None = None
         self.offer: Discovery | None = None
+        # Held by each call, where a question does not say which of them it belongs to.
+        self.turn: AbstractAsyncContextManager[object] = nullcontext()
+        self.why_unopened = f"MCP server {name!r}: the worker is closing"
         self._gone = gone
         self._client: Client
         self._busy = 0
@@ -73,14 +76,13 @@ class Connection:
         self._looked_at = 0.0
         self._changes = 0
         self._asking: list[Questions] = []
-        self._one_at_a_time: asyncio.Lock | None = None
         # Only what carries it was written by our own transport, not by the server.
         self._mark = secrets.token_hex(16)
 
     async def enter(self, stack: AsyncExitStack, server: Server, egress: Egress, timeout_s: float) -> None:
         """Return when connected; what is entered is on the stack. Raises what the library raises, in groups or not."""
         if server.url is not None:
-            inner = await stack.enter_async_context(egress.client(timeout_s=timeout_s))
+            inner = await stack.enter_async_context(egress.client())
             sent = {"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {server.token}"} if server.token else {})
             http = httpx2.AsyncClient(
                 transport=Wire(inner, server.name, self._mark), headers=sent, trust_env=False,
@@ -92,14 +94,13 @@ class Connection:
             program, *given = server.command
             transport = stdio_client(StdioServerParameters(command=program, args=given, env=dict(server.env)))
         client = Client(
-            watched(transport, self.end), read_timeout_seconds=timeout_s, elicitation_callback=self._elicited,
+            watched(transport, self._lost), read_timeout_seconds=timeout_s, elicitation_callback=self._elicited,
             message_handler=self._heard, extensions=[Tasks()], cache=None,
             client_info=types.Implementation(name="durable-agent", version=version("durable-agent")),
         )  # fmt: skip
         self._client = await stack.enter_async_context(client)
         if server.url is None and not self._modern:
-            # Over one pipe, such a server's question does not say which call it belongs to.
-            self._one_at_a_time = asyncio.Lock()
+            self.turn = asyncio.Lock()
 
     @property
     def _modern(self) -> bool:
@@ -136,6 +137,26 @@ class Connection:
         if not self.opened.done() and self.owner is not None:
             self.owner.cancel()
 
+    def _lost(self) -> None:
+        self.why_unopened = (
+            f"MCP server {self.name!r} ended before it could be used: see what it wrote to standard error"
+        )
+        self.end()
+
+    @contextmanager
+    def _heard_out(self, *, calling: bool = False) -> Iterator[None]:
+        """Begin nothing more on a connection where a server of old works on at a request that was given up: over HTTP the
+        library keeps the request open, and over one pipe the server may still ask about a call, so that ends at once."""
+        try:
+            yield
+        except (MCPError, asyncio.CancelledError, InputRequired) as error:
+            given_up = not isinstance(error, MCPError) or error.code == types.REQUEST_TIMEOUT
+            if given_up and calling and isinstance(self.turn, asyncio.Lock):
+                self.end()
+            elif given_up and not isinstance(error, InputRequired) and not self._modern:
+                self.retire()
+            raise
+
     def unopened(self, error: BaseException) -> Exception:
         """Return what a failure to open it comes to; nothing was called, so nothing is unknown."""
         match self._failure(error) if isinstance(error, MCPError) else error:
@@ -165,7 +186,7 @@ class Connection:
         self._changes += 1
         self.offer = None
 
-    async def look(self, timeout_s: float, recheck_s: float) -> Discovery:
+    async def look(self, recheck_s: float) -> Discovery:
         """Return what the server offers; asked again after a change it told of, and when the answer is too old."""
         async with self._looking:
             if self.offer is not None and time.monotonic() - self._looked_at < recheck_s:
@@ -174,7 +195,8 @@ class Connection:
             cursor: str | None = None
             while True:
                 try:
-                    page = await self._client.list_tools(cursor=cursor, cache_mode="bypass")
+                    with self._heard_out():
+                        page = await self._client.list_tools(cursor=cursor, cache_mode="bypass")
                 except (MCPError, ValidationError) as error:
                     raise self.unopened(error) from error
                 tools += page.tools
@@ -191,23 +213,21 @@ class Connection:
     ) -> types.CallToolResult:  # fmt: skip
         """Return the tool's result; see `Sessions.call`."""
         questions = Questions(self.name, answers)
-        async with self._one_at_a_time or nullcontext():
-            self._asking.append(questions)
-            token = QUESTIONS.set(questions)
-            try:
+        self._asking.append(questions)
+        token = QUESTIONS.set(questions)
+        try:
+            with self._heard_out(calling=True):
                 result = await self._rounds(questions, tool, arguments, meta, timeout_s)
-            except MCPError as error:
-                raise self._failure(error) from error
-            except ValidationError as error:
-                raise UnknownOutcome(
-                    f"MCP server {self.name!r} answered what is no result of a call: {error}"
-                ) from error
-            except RuntimeError as error:  # the library's: the result does not fit the schema the server gave for it
-                raise Unusable(f"MCP server {self.name!r} did it, but its result cannot be used: {error}") from error
-            finally:
-                QUESTIONS.reset(token)
-                self._asking.remove(questions)
-                questions.left.set()
+        except MCPError as error:
+            raise self._failure(error) from error
+        except ValidationError as error:
+            raise UnknownOutcome(f"MCP server {self.name!r} answered what is no result of a call: {error}") from error
+        except RuntimeError as error:  # the library's: the result does not fit the schema the server gave for it
+            raise Unusable(f"MCP server {self.name!r} did it, but its result cannot be used: {error}") from error
+        finally:
+            QUESTIONS.reset(token)
+            self._asking.remove(questions)
+            questions.left.set()
         match result:
             case types.CallToolResult():
                 return result

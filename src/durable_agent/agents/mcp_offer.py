@@ -29,6 +29,8 @@ class RemoteTool:
     parameters: Mapping[str, Any]
     effect: Effect
     annotations: Mapping[str, Any] = field(default_factory=dict)
+    # Compiled from `parameters` where a server offers it.
+    validator: Any = field(default=None, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
@@ -57,7 +59,7 @@ class Drifted(FatalError):
     def __init__(self, server: str, pinned: str, found: str, changes: str) -> None:
         super().__init__(
             f"MCP server {server!r} does not offer what was approved: its tools had digest {pinned[:12]} and have"
-            f" {found[:12]} now ({changes}); nothing was called. Look at them and register the server again"
+            f" {found[:12]} now ({changes}); nothing was called. Discover it again, look at them and approve them"
         )
         self.server, self.pinned, self.found, self.changes = server, pinned, found, changes
 
@@ -107,7 +109,7 @@ def check(tool: RemoteTool, arguments: Any) -> None:
     """Return if the arguments fit. Raises FatalError naming the field that does not."""
     if not isinstance(arguments, dict):
         raise FatalError(f"tool {tool.name!r}: its arguments are a JSON object, not {type(arguments).__name__}")
-    for error in _validator(tool).iter_errors(arguments):
+    for error in tool.validator.iter_errors(arguments):
         field_ = getattr(error.kind, "property", None) or next(iter(getattr(error.kind, "unexpected", ())), None)
         path = ".".join(map(str, [*error.instance_path, *([field_] if field_ else [])])) or "input"
         raise FatalError(f"tool {tool.name!r}: argument {path!r}: {error.message[:300]}")
@@ -134,9 +136,11 @@ def _tool(server: str, tool: types.Tool) -> RemoteTool:
         if found := hides(text):
             near = ascii(text[max(0, found.start() - 20) : found.end() + 19])
             raise FatalError(f"{said} is refused: U+{ord(found[0]):04X} is hidden in its description, near {near}")
-    made = RemoteTool(tool.name, tool.description or "", tool.input_schema, effect_of(tool.annotations), annotations)
     try:
-        _validator(made)
+        made = RemoteTool(
+            tool.name, tool.description or "", tool.input_schema, effect_of(tool.annotations), annotations,
+            _validator(tool.input_schema),
+        )  # fmt: skip
         made.digest  # noqa: B018  refused here rather than in the middle of a run
     except (ValueError, TypeError) as error:
         raise FatalError(f"{said} is refused: the schema of its arguments is none: {str(error)[:300]}") from None
@@ -156,9 +160,9 @@ def _texts(value: Any) -> Iterator[str]:
                 left += items
 
 
-def _validator(tool: RemoteTool) -> Any:
+def _validator(schema: Mapping[str, Any]) -> Any:
     import jsonschema_rs
 
     # Nothing is fetched, whatever the schema refers to, and no pattern runs away.
     patterns = jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000)
-    return jsonschema_rs.validator_for(dict(tool.parameters), offline=True, pattern_options=patterns)
+    return jsonschema_rs.validator_for(dict(schema), offline=True, pattern_options=patterns)

@@ -11,8 +11,9 @@ import httpx2
 import mcp_types as types
 
 from durable_agent.agents.mcp_result import Unusable
+from durable_agent.egress import media_type
 from durable_agent.errors import FatalError, RateLimited, RetryableError, StepError, UnknownOutcome
-from durable_agent.flow.http import retry_after_s
+from durable_agent.flow.http import UNSENT, retry_after_s
 
 # What one answer may weigh on the wire: beyond it, it is not read to its end.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -25,9 +26,6 @@ class Forgotten(RetryableError):
 KINDS: Mapping[str, type[StepError]] = {
     kind.__name__: kind for kind in (FatalError, RateLimited, RetryableError, Unusable, UnknownOutcome, Forgotten)
 }
-
-
-_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 class Wire(httpx2.AsyncBaseTransport):
@@ -53,7 +51,7 @@ class Wire(httpx2.AsyncBaseTransport):
                 raise
         except StepError as error:
             failure = error
-        except _UNSENT as error:
+        except UNSENT as error:
             failure = RetryableError(f"{said} cannot be reached: {error or type(error).__name__}")
         except httpx2.HTTPError as error:
             failure = UnknownOutcome(f"{said} was sent a request and did not answer: {type(error).__name__}")
@@ -65,7 +63,7 @@ class Wire(httpx2.AsyncBaseTransport):
         return httpx2.Response(500, json={"jsonrpc": "2.0", "id": None, "error": body})
 
     async def _judged(self, answer: httpx2.Response, said: str) -> httpx2.Response:
-        status, kind = answer.status_code, answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        status, kind = answer.status_code, media_type(answer.headers)
         match status:
             case 401 | 403:
                 raise FatalError(f"{said} refuses the token (HTTP {status})")
@@ -76,14 +74,16 @@ class Wire(httpx2.AsyncBaseTransport):
                 raise Forgotten(f"{said} has forgotten the session")
             case 200 if kind not in ("application/json", "text/event-stream"):
                 raise UnknownOutcome(f"{said} answers with {kind[:80]!r} in place of JSON")
-        if kind != "application/json":
+        if status == 200 and kind == "text/event-stream":
             return answer
+        # Of what is neither, nobody needs the body: the library would read that of a redirect, whatever its length.
         content = bytearray()
-        async for part in answer.aiter_bytes():
-            content += part
-            if len(content) > MAX_ANSWER_BYTES:
-                unread = f"{said} answered (HTTP {status}), but its answer has more than {MAX_ANSWER_BYTES} bytes"
-                raise Unusable(unread) if status == 200 else UnknownOutcome(unread)
+        if kind == "application/json":
+            async for part in answer.aiter_bytes():
+                content += part
+                if len(content) > MAX_ANSWER_BYTES:
+                    unread = f"{said} answered (HTTP {status}), but its answer has more than {MAX_ANSWER_BYTES} bytes"
+                    raise Unusable(unread) if status == 200 else UnknownOutcome(unread)
         await answer.aclose()
         kept = [(name, value) for name, value in answer.headers.raw if name.lower() not in _OF_THE_BODY]
         return httpx2.Response(status, headers=kept, content=bytes(content))

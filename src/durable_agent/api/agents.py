@@ -30,7 +30,11 @@ async def list_agents(request: Request, who: Reader) -> Response:
     """List the agents, with the runs and the spending of each."""
     async with state_of(request).db.reading() as conn:
         rows = await reads.rows(conn, AGENTS.list_agents, {"tenant": who.tenant})
-    return reply({"items": [_shown(row) for row in rows]})
+        owners = {"tenant": who.tenant, "owners": [row["id"] for row in rows]}
+        budgets: dict[UUID, list[dict[str, Any]]] = {}
+        for one in await reads.rows(conn, BUDGETS.of_owners, owners):
+            budgets.setdefault(one.pop("owner"), []).append(one)
+    return reply({"items": [_shown({**row, "budgets": budgets.get(row["id"], [])}) for row in rows]})
 
 
 @router.post("/agents", status_code=201, openapi_extra=takes(AgentRequest))
@@ -68,13 +72,14 @@ async def drop_agent(request: Request, agent_id: UUID, who: Operator) -> Respons
 
 @router.post("/runs/{run_id}/messages", status_code=201, openapi_extra=takes(MessageRequest))
 async def send_message(request: Request, run_id: UUID, who: Writer) -> Response:
-    """Say something to an agent: it answers the question that its run waits with (202), or goes on with the conversation of
-    a run that has completed, in a new run (201)."""
+    """Say something to an agent: it answers the question that its run waits with (202), which takes the scope `operate` as
+    any answer does; or goes on with the conversation of a run that has completed, in a new run (201)."""
     state = state_of(request)
     asked: MessageRequest = parsed(MessageRequest, await body_of(request))
     check_value(asked.message, "message", state.settings)
     made = await agents.follow_up(state.db, who.tenant, run_id, asked.message, metadata=asked.metadata)
     if isinstance(made, UUID):
+        await state.guard.admit(request, "operate")
         await answer.answer(
             state.db, who.tenant, made, Decision.RESPONDED, by=who.actor, reason=None, value=asked.message
         )
@@ -112,8 +117,6 @@ async def set_budget(request: Request, run_id: UUID, who: Operator) -> Response:
 
 
 def _shown(row: Any) -> dict[str, Any]:
-    config = dict(row["config"])
-    limits = config.pop("budgets", [])
-    told = {key: value for key, value in row.items() if key not in ("config", "budgets")}
-    spent = {"budgets": row["budgets"]} if "budgets" in row else {"budgets": limits}
-    return {**told, **config, **spent}
+    told = {key: value for key, value in row.items() if key != "config"}
+    # The limits as they stand, in place of those that were asked for.
+    return {**row["config"], **told}

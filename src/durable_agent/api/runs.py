@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -28,6 +29,7 @@ from durable_agent.engine.explain import explain
 from durable_agent.engine.export import export_lines
 from durable_agent.engine.fork import Edit, diff, fork
 from durable_agent.engine.graphs import graph_of
+from durable_agent.engine.rows import SUBMIT
 from durable_agent.engine.submit import Submission, Submitted
 from durable_agent.errors import CallerError, Conflict, InvalidRequest, NotFound
 
@@ -78,9 +80,17 @@ async def start_run(
     """Start a run. The same Idempotency-Key and body give the same run (200); another body is refused (422)."""
     state, body = state_of(request), await body_of(request)
     asked: RunRequest = parsed(RunRequest, body)
-    spec = await _spec(state, who, asked)
     digest = hashlib.sha256(_canonical(body)).digest() if idempotency_key else None
-    submitted = await state.submitter.submit(who.tenant, Submission(spec, idempotency_key, digest, who.actor))
+    try:
+        spec = await _spec(state, who, asked, {})
+    except (InvalidRequest, NotFound, Conflict):
+        # What it named may be gone since; the run that was started of it is not.
+        known = await _known(state, who, idempotency_key, digest) if idempotency_key else None
+        if known is None:
+            raise
+        submitted = known
+    else:
+        submitted = await state.submitter.submit(who.tenant, Submission(spec, idempotency_key, digest, who.actor))
     headers = {"Location": f"/runs/{submitted.run_id}"}
     if not submitted.created:
         headers["Idempotent-Replayed"] = "true"
@@ -92,10 +102,10 @@ async def start_runs(request: Request, who: Writer) -> Response:
     """Start up to 1,000 runs in one transaction: all of them, or none."""
     state = state_of(request)
     batch: BatchRequest = parsed(BatchRequest, await body_of(request))
-    submissions = []
+    submissions, seen = [], dict[tuple[str, str | None], Any]()
     for index, one in enumerate(batch.runs):
         try:
-            submissions.append(Submission(await _spec(state, who, one), by=who.actor))
+            submissions.append(Submission(await _spec(state, who, one, seen), by=who.actor))
         except (InvalidRequest, NotFound, Conflict) as error:
             error.facts["run"] = index
             raise
@@ -103,14 +113,34 @@ async def start_runs(request: Request, who: Writer) -> Response:
     return reply({"items": [started(request, one) for one in submitted]}, 201)
 
 
-async def _spec(state: State, who: Principal, asked: RunRequest) -> RunSpec:
-    """Return the run that is asked for: of its own steps, of a graph or of an agent. Raises InvalidRequest, NotFound, Conflict."""
+async def _known(state: State, who: Principal, key: str, digest: bytes | None) -> Submitted | None:
+    """Return the run that a key and a body stand for already."""
+    async with state.db.reading() as conn:
+        rows = await reads.rows(conn, SUBMIT.known_keys, {"tenants": [who.tenant], "keys": [key]})
+    if not rows or bytes(rows[0]["digest"]) != digest:
+        return None
+    return Submitted(rows[0]["run_id"], rows[0]["status"] or RunStatus.PENDING.value, False, ())
+
+
+async def _spec(state: State, who: Principal, asked: RunRequest, seen: dict[tuple[str, str | None], Any]) -> RunSpec:
+    """Return the run that is asked for: of its own steps, of a graph or of an agent; these are read once, and then `seen`.
+
+    Raises InvalidRequest, NotFound, Conflict.
+    """
     if asked.agent is None:
-        return asked.to_spec(state.settings, await graph_of(state.db, who.tenant, asked.graph))
+        if ("graph", asked.graph) not in seen:
+            seen["graph", asked.graph] = await graph_of(state.db, who.tenant, asked.graph)
+        return asked.to_spec(state.settings, seen["graph", asked.graph])
     check_value(asked.input, "input", state.settings)
     check_value(asked.metadata, "metadata", state.settings)
-    return await agents.run_of(
-        state.db, who.tenant, asked.agent, asked.input, goal=asked.goal, metadata=asked.metadata, budget=asked.limits
+    if ("agent", asked.agent) not in seen:
+        seen["agent", asked.agent] = await agents.run_of(
+            state.db, who.tenant, asked.agent, None, goal=None, metadata=None, budget=()
+        )
+    of: RunSpec = seen["agent", asked.agent]
+    steps = tuple(replace(step, input={**step.input, "input": asked.input}) for step in of.steps)
+    return replace(
+        of, steps=steps, goal=asked.goal, input=asked.input, metadata=asked.metadata, budget=asked.limits or of.budget
     )
 
 
@@ -123,7 +153,7 @@ def started(request: Request, one: Submitted) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "id": str(one.run_id),
         "status": one.status,
-        "ws_url": f"{secure}://{request.headers.get('host', '')}/ws/{one.run_id}",
+        "ws_url": f"{secure}://{request.headers.get('host', '')}{request.scope.get('root_path', '')}/ws/{one.run_id}",
     }
     if one.warnings:
         answer["warnings"] = list(one.warnings)

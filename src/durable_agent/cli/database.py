@@ -74,7 +74,7 @@ def run_shown(url: str, run_id: UUID) -> dict[str, Any]:
 
 
 async def run_events(url: str, direct_url: str, run_id: UUID, after: int) -> AsyncIterator[dict[str, Any]]:
-    """Yield a run's events to its end, as the API's WebSocket does."""
+    """Yield a run's events to its end; what its models are saying meanwhile is not part of the history."""
     async with Database.open(url, direct_url, size=2) as db:
         listener = Listener(db, [EVENTS])
         hub = Hub(db, listener)
@@ -82,7 +82,8 @@ async def run_events(url: str, direct_url: str, run_id: UUID, after: int) -> Asy
         try:
             async for page in follow(hub, db, DEFAULT_TENANT, run_id, after):
                 for event in page:
-                    yield _plain(event)
+                    if event["seq"] is not None:
+                        yield _plain(event)
         finally:
             await ended(loops)
 

@@ -11,24 +11,23 @@ import hmac
 import os
 import socket
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import anyio
 import httpx2
 import orjson
-import typer
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from durable_agent import __version__
-from durable_agent.cli.client import DEFAULT_URL, Unreachable, refusal
-from durable_agent.cli.options import Url
-from durable_agent.core.states import RunEvent, RunStatus
+from durable_agent.cli.client import Unreachable, headers, refusal
+from durable_agent.core.records import WaitKind
+from durable_agent.core.states import RunEvent, RunStatus, StepEvent
 from durable_agent.errors import DurableAgentError, StepError
 
 INSTRUCTIONS = """Runs are durable: once submitted, a run survives crashes and restarts and goes on without you.
@@ -46,26 +45,9 @@ Run = Annotated[UUID, Field(description="The run's id.")]
 Reason = Annotated[str | None, Field(max_length=2000, description="Why; it is recorded.")]
 
 
-def command(
-    url: Url = None,
-    tools: Annotated[
-        bool, typer.Option("--tools", help=f"Serve the built-in tools {', '.join(STANDALONE)} instead; needs no engine.")
-    ] = False,
-    http: Annotated[
-        int | None, typer.Option("--http", min=1, max=65535, help="A loopback port; default: standard input and output.")
-    ] = None,
-) -> None:  # fmt: skip
-    """Serve MCP: start, watch and answer runs from an MCP client. DURABLE_AGENT_API_KEY is the key it uses."""
-    key = os.environ.get("DURABLE_AGENT_API_KEY")
-    if tools:
-        serve(tools_server(), key, http_port=http)
-    else:
-        serve_mcp((url or DEFAULT_URL).rstrip("/"), key, http_port=http)
-
-
-def serve_mcp(url: str, key: str | None, *, http_port: int | None = None) -> None:
-    """Serve the engine behind a URL until the client closes standard input, or until a signal."""
-    serve(engine_server(url, key), key, http_port=http_port)
+def command(url: str, *, tools: bool, http: int | None) -> None:
+    """Serve the engine at a URL, or the built-in tools, until the other side is gone or a signal comes."""
+    serve(tools_server() if tools else engine_server(url), os.environ.get("DURABLE_AGENT_API_KEY"), http_port=http)
 
 
 def serve(server: MCPServer[Any], key: str | None, *, http_port: int | None = None) -> None:
@@ -105,9 +87,22 @@ def guarded(app: App, key: str | None) -> App:
 class Engine:
     """The API of an engine, as the tools of an MCP server. An error of ours is told to the client in its own words."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # Any number may watch at once, each over a connection of its own.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+        try:
+            self._http = httpx2.AsyncClient(
+                base_url=url, headers=headers(), timeout=30.0, limits=limits, trust_env=False
+            )
+        except httpx2.InvalidURL as error:
+            raise Unreachable(url, error) from None
+
+    @asynccontextmanager
+    async def reached(self, _: MCPServer[Any]) -> AsyncIterator[None]:
+        """Hold the connections as long as the server runs."""
+        async with self._http:
+            yield
 
     async def submit_run(
         self,
@@ -125,9 +120,9 @@ class Engine:
     ) -> dict[str, Any]:
         """Start a durable run and return its id. It goes on by itself; watch_run tells how it ends."""
         given = {"goal": goal, "steps": steps, "graph": graph, "input": input, "metadata": metadata}
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        key = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         body = {name: value for name, value in given.items() if value is not None}
-        return await self._ask("POST", "/runs", json=body, headers=headers)
+        return await self._ask("POST", "/runs", json=body, headers=key)
 
     async def get_run(self, run_id: Run) -> dict[str, Any]:
         """Return a run and every step as it stands: status, attempt, output, error."""
@@ -153,7 +148,7 @@ class Engine:
                 async with aclosing(self._events(run_id, found["run"]["last_seq"])) as events:
                     async for event in events:
                         await told.event(found["run"], event)
-                        if event["type"] in _NEWS:
+                        if event["type"] in _NEWS or _asks(event):
                             break
         return await self._standing(run_id)
 
@@ -198,18 +193,19 @@ class Engine:
         return {"run": run, "ended": ended, "waits": waits}
 
     async def _ask(self, method: str, path: str, **given: Any) -> dict[str, Any]:
-        async with self._client() as client:
-            answer = await client.request(method, path, **given)
-            if not answer.is_success:
-                raise ToolError(refusal(answer).message)
-            found: dict[str, Any] = orjson.loads(answer.content)
-            return found
+        with self._reaching():
+            answer = await self._http.request(method, path, **given)
+        if not answer.is_success:
+            raise ToolError(refusal(answer).message)
+        found: dict[str, Any] = orjson.loads(answer.content)
+        return found
 
     async def _events(self, run_id: UUID, after: int) -> AsyncGenerator[dict[str, Any], None]:
         """Yield a run's events as they happen, until its end; a stream that breaks ends, too."""
-        async with self._client() as client:
+        place = f"/runs/{run_id}/events?after={after}"
+        with self._reaching():
             try:
-                async with client.sse(f"/runs/{run_id}/events?after={after}", timeout=httpx2.Timeout(30.0)) as stream:
+                async with self._http.sse(place, timeout=httpx2.Timeout(30.0)) as stream:
                     if not stream.response.is_success:
                         await stream.response.aread()
                         raise ToolError(refusal(stream.response).message)
@@ -221,19 +217,24 @@ class Engine:
             except (httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.ReadTimeout):
                 return
 
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[httpx2.AsyncClient]:
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
         try:
-            async with httpx2.AsyncClient(
-                base_url=self._url, headers=self._headers, timeout=30.0, trust_env=False
-            ) as client:
-                yield client
+            yield
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise ToolError(Unreachable(self._url, error).message) from None
 
 
 # After these a run may have ended, or may need a person.
 _NEWS = frozenset(kind.value for kind in RunEvent) - {RunEvent.CREATED.value, RunEvent.STARTED.value}
+
+
+_PEOPLE = frozenset({WaitKind.APPROVAL.value, WaitKind.INPUT.value, WaitKind.UNKNOWN_EFFECT.value})
+
+
+def _asks(event: dict[str, Any]) -> bool:
+    """Tell whether a step began to wait for a person; the run may go on with others."""
+    return event["type"] == StepEvent.WAITING and event["data"]["kind"] in _PEOPLE
 
 
 class Told:
@@ -258,10 +259,10 @@ class Told:
             await self._ctx.report_progress(done, total, message)
 
 
-def engine_server(url: str, key: str | None) -> MCPServer[Any]:
-    """Return the server that offers an engine's runs and waits."""
-    server = _server("durable-agent", INSTRUCTIONS)
-    engine = Engine(url, key)
+def engine_server(url: str) -> MCPServer[Any]:
+    """Return the server that offers an engine's runs and waits. Raises Unreachable for a URL that is none."""
+    engine = Engine(url)
+    server = _server("durable-agent", INSTRUCTIONS, engine.reached)
     offered: list[tuple[Callable[..., Any], ToolAnnotations]] = [
         (engine.submit_run, ADDS), (engine.get_run, READS), (engine.watch_run, READS), (engine.explain_run, READS),
         (engine.list_waits, READS), (engine.answer_wait, DECIDES), (engine.cancel_run, ENDS),
@@ -275,7 +276,7 @@ def tools_server() -> MCPServer[Any]:
     """Return the server that offers the built-in tools which need no run: a search, a page, arithmetic."""
     from durable_agent.agents.tools import built_in
 
-    server = _server("durable-agent-tools", "")
+    server = _server("durable-agent-tools")
     found = {tool.name: tool for tool in built_in(os.environ)}
     for name in STANDALONE:
         tool = found[name]
@@ -284,8 +285,8 @@ def tools_server() -> MCPServer[Any]:
     return server
 
 
-def _server(name: str, instructions: str) -> MCPServer[Any]:
-    return MCPServer(name, instructions=instructions or None, version=__version__, log_level="WARNING")
+def _server(name: str, instructions: str | None = None, lifespan: Any = None) -> MCPServer[Any]:
+    return MCPServer(name, instructions=instructions, version=__version__, log_level="WARNING", lifespan=lifespan)
 
 
 def _told(function: Callable[..., Any]) -> Callable[..., Any]:

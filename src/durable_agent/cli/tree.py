@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from durable_agent.core.states import RunStatus
+
 _MARK = {
     "pending": ("·", "dim"), "ready": ("○", "cyan"), "running": ("●", "bold blue"), "succeeded": ("✔", "green"),
     "dead_letter": ("✘", "bold red"), "skipped": ("⤼", "dim"), "cancelled": ("⊘", "yellow"), "waiting": ("◷", "magenta"),
@@ -28,8 +30,7 @@ _MOVES = {
 _RUN_MOVES = {
     "run.created": "pending", "run.started": "running", "run.resumed": "running", "run.redriven": "running",
     "run.continued": "running",
-}  # fmt: skip
-
+} | {f"run.{status}": status.value for status in RunStatus}  # fmt: skip
 
 # Steps drawn, and how deep: a terminal has so many lines and columns.
 MAX_STEPS = 200
@@ -71,8 +72,7 @@ class RunTree:
         """Take note of an event."""
         kind, data = event["type"], event["data"]
         if event["step"] is None:
-            if kind not in ("run.extended", "run.signalled"):
-                self.status = _RUN_MOVES.get(kind, kind.removeprefix("run."))
+            self.status = _RUN_MOVES.get(kind, self.status)
             return
         line = self.lines.setdefault(event["step"], Line())
         line.status = _MOVES.get(kind, line.status)

@@ -8,8 +8,9 @@ from uuid import UUID
 import orjson
 import typer
 
-from durable_agent.cli.client import DEFAULT_URL, call
+from durable_agent.cli.client import call
 from durable_agent.cli.options import Json, Url, print_json
+from durable_agent.cli.runs import url_of
 from durable_agent.cli.tree import console, shown, table
 from durable_agent.errors import InvalidRequest
 
@@ -29,7 +30,7 @@ def list_waits(
 ) -> None:
     """List what people are asked."""
     given = {"run_id": str(run) if run else None, "state": state, "limit": limit}
-    found = call(_url(url), "GET", "/waits", params={name: value for name, value in given.items() if value})
+    found = call(url_of(url), "GET", "/waits", params={name: value for name, value in given.items() if value})
     if as_json:
         print_json(found)
         return
@@ -101,7 +102,7 @@ def settle(
 
 
 def _answer(url: str | None, wait: UUID, verb: str, body: dict[str, Any]) -> None:
-    done = call(_url(url), "POST", f"/waits/{wait}/{verb}", json=body)
+    done = call(url_of(url), "POST", f"/waits/{wait}/{verb}", json=body)
     print(f"{done['decision']} by {done['by']}: run {done['run_id']} goes on")
 
 
@@ -110,7 +111,3 @@ def _value(text: str) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return text
-
-
-def _url(given: str | None) -> str:
-    return (given or DEFAULT_URL).rstrip("/")
