@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PG15 := /usr/lib/postgresql/15/bin
 ARGS ?=
+CONSOLE := src/durable_agent/_console/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo up test lint types contracts format chaos bench fuzz lock clean
+.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi chaos bench fuzz lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -21,14 +22,37 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-demo: env ## everything at once: embedded PostgreSQL, API, two workers, a run, a kill -9, the end
+console: $(CONSOLE) ## the web console, built into the package (needs Node.js 20.19 or later)
+
+console/node_modules/.package-lock.json: console/package-lock.json
+	npm --prefix console ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+$(CONSOLE): console/node_modules/.package-lock.json console/package.json console/index.html console/vite.config.ts \
+  console/tsconfig.json $(shell find console/src console/public -type f ! -name '*.test.*' 2>/dev/null)
+	npm --prefix console run build
+	@touch $@
+
+# Nothing of the engine needs it: without npm, or where it cannot be built, it is left out and that is said.
+console-if-npm:
+	@if ! command -v npm >/dev/null; then test -f $(CONSOLE) || echo "npm is not installed: the web console is left out"; \
+	else $(MAKE) --no-print-directory console || echo "the web console could not be built and is left out (it needs Node.js 20.19 or later)"; fi
+
+demo: env console-if-npm ## everything at once: embedded PostgreSQL, API, two workers, a run, a kill -9, the end
 	$(BIN)/durable-agent demo $(ARGS)
 
-up: env ## the whole system with the demo's tools and the examples, until Ctrl-C
+up: env console-if-npm ## the whole system with the demo's tools and the examples, until Ctrl-C
 	$(BIN)/durable-agent up --import durable_agent.flow.demo --import workers.examples.research_swarm \
 	  --import workers.examples.triage --import workers.examples.vendor_onboarding $(ARGS)
 
-test: env ## the suite: on the embedded PostgreSQL, on Debian's 15 where it is installed, and with LISTEN off
+# Debian's browser, for the tests of the console; without root they are left out, and that is said.
+browser:
+	@command -v chromium >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else echo "Chromium is not installed: the tests of the console in a browser are left out"; fi
+
+test: env console browser ## the suite: on the embedded PostgreSQL, on Debian's 15 where it is installed, and with LISTEN off
+	npm --prefix console test
 	TEST_POSTGRES=embedded $(BIN)/pytest -n 2 $(ARGS)
 	@if [ ! -x $(PG15)/initdb ]; then echo "PostgreSQL 15 is not installed: its share of the suite is left out"; \
 	else echo "TEST_POSTGRES=15 pytest"; TEST_POSTGRES=15 $(BIN)/pytest -n 2 $(ARGS); fi
@@ -48,6 +72,9 @@ format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+openapi: env ## the OpenAPI document and the console's types, anew (the types need npx)
+	$(BIN)/python scripts/openapi.py
+
 chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--minutes 5 --seed 1"
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
@@ -62,4 +89,4 @@ lock: ## make requirements.lock anew (needs uv)
 	  --generate-hashes --no-annotate --no-header --no-emit-index-url -o requirements.lock
 
 clean: ## remove what was made
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist src/durable_agent/_console console/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

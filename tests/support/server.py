@@ -62,8 +62,10 @@ async def serving(settings: Settings) -> AsyncIterator[Api]:
         # The port is bound already: the request waits until the app has started.
         while not server.started and not task.done():  # noqa: ASYNC110  # the server has no event to wait for
             await asyncio.sleep(0)
-        yield Api(port, http, server)
-    server.should_exit = True
+        try:
+            yield Api(port, http, server)
+        finally:
+            server.should_exit = True
     await task
 
 

@@ -35,10 +35,10 @@ async def list_dead_letters(
     limit: Annotated[int, Query(ge=1, le=200)] = 50, cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:  # fmt: skip
     """List the steps that gave up, newest run first, with the count of each reason."""
-    before = read_cursor(cursor)
+    before = read_cursor(cursor, 1)
     params = {
         "tenant": who.tenant, "reason": reason, "tool": tool, "run": run_id, "limit": limit + 1,
-        "before_run": before[0] if before else None, "before_no": int(before[1]) if before else None,
+        "before_run": before[0] if before else None, "before_no": before[1][0] if before else None,
     }  # fmt: skip
     async with state_of(request).db.reading() as conn:
         rows = await reads.rows(conn, reads.READS.list_dead_letters, params)

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from durable_agent import __version__
-from durable_agent.api import admin, agents, graphs, models, problems, resources, runs, schemas, stream, tools, waits
+from durable_agent.api import (
+    admin,
+    agents,
+    effects,
+    graphs,
+    models,
+    problems,
+    runs,
+    stats,
+    stream,
+    tickets,
+    tools,
+    waits,
+)
 from durable_agent.api.auth import Guard, host_of, is_loopback
+from durable_agent.api.board import Board
+from durable_agent.api.console import ASGI, Console, Scope, Under, path_of
+from durable_agent.api.document import openapi
 from durable_agent.api.hub import Hub
 from durable_agent.api.state import State, reply
 from durable_agent.artifacts import Artifacts
@@ -30,9 +45,6 @@ from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters
 from durable_agent.vault import Vault
-
-ASGI = Callable[..., Awaitable[None]]
-Scope = MutableMapping[str, Any]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -61,12 +73,15 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     app.include_router(runs.router)
+    app.include_router(effects.router)
     app.include_router(waits.router)
     app.include_router(graphs.router)
     app.include_router(agents.router)
     app.include_router(tools.router)
     app.include_router(models.router)
     app.include_router(admin.router)
+    app.include_router(stats.router)
+    app.include_router(tickets.router)
     app.include_router(stream.router)
 
     @app.get("/", include_in_schema=False)
@@ -75,9 +90,12 @@ def create_app(settings: Settings) -> FastAPI:
             {"name": "durable-agent", "version": __version__, "openapi": "/openapi.json", "health": "/healthz"}
         )
 
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     app.add_middleware(Limits, max_body_bytes=settings.max_body_bytes, max_batch_bytes=settings.max_batch_bytes)
+    app.add_middleware(Console)
     app.add_middleware(Hosts, allowed=frozenset(settings.allowed_hosts))
+    if settings.root_path:
+        app.add_middleware(Under, root_path=settings.root_path)
     return app
 
 
@@ -87,7 +105,7 @@ def _parts(settings: Settings, db: Database) -> State:
     submitter = Submitter(db, bell, max_steps=settings.max_steps)
     artifacts = Artifacts(settings.artifacts_place)
     return State(settings, db, Guard(settings, db), Hub(db, listener), bell, listener, submitter, artifacts, Counters(),
-                 Vault(settings.secret_key))  # fmt: skip
+                 Vault(settings.secret_key), Board(db))  # fmt: skip
 
 
 def _loops(settings: Settings, state: State) -> dict[str, Any]:
@@ -140,7 +158,7 @@ class Limits:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        limit = self._limits.get(scope["path"], self._limit)
+        limit = self._limits.get(path_of(scope), self._limit)
         length = HTTPConnection(scope).headers.get("content-length", "0")
         seen = int(length) if length.isdigit() else 0
         messages: list[Any] = []
@@ -163,29 +181,6 @@ class Limits:
             return messages.pop(0) if messages else await receive()
 
         await self._app(scope, replay, send)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title, version=app.version, routes=app.routes,
-            description="Submit runs, watch them, control them. Times are RFC 3339 UTC; ids are UUIDv7.",
-        )  # fmt: skip
-        known = document.setdefault("components", {}).setdefault("schemas", {})
-        known["Problem"] = problems.PROBLEM_SCHEMA
-        for model in (
-            schemas.RunRequest, schemas.BatchRequest, schemas.ControlRequest, schemas.RedriveRequest, schemas.KeyRequest,
-            schemas.RespondRequest, schemas.SettleRequest, schemas.ReplayRequest, schemas.BudgetRequest,
-            resources.AgentRequest, resources.MessageRequest, resources.ToolServerRequest, resources.ApproveToolsRequest,
-            resources.ModelRequest, resources.GateRequest,
-        ):  # fmt: skip
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            known.update(schema.pop("$defs", {}))
-            known[model.__name__] = schema
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}, {}]
-        app.openapi_schema = document
-    return app.openapi_schema
 
 
 async def serve(settings: Settings, *, on_port: Callable[[int], None] | None = None) -> None:

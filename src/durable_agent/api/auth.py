@@ -1,7 +1,8 @@
 """Who may come in: API keys, and for browsers the hosts and origins that may drive this engine.
 
 While no key exists the API is open, and then it is bound to loopback only. A web page must not drive a local engine:
-`Host` is checked on every request (DNS rebinding), `Origin` on every unsafe method and every WebSocket.
+`Host` is checked on every request (DNS rebinding), `Origin` on every unsafe method and every WebSocket. A browser cannot
+send a header with a WebSocket: it asks for a ticket and shows that.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 
 from durable_agent.core.records import DEFAULT_TENANT
-from durable_agent.db import keys
+from durable_agent.db import keys, tickets
 from durable_agent.db.keys import Principal
 from durable_agent.db.pool import Database
 from durable_agent.errors import Forbidden, Unauthenticated
@@ -41,7 +42,9 @@ class Guard:
         self._check_host(conn)
         if conn.scope["type"] == "websocket" or conn.scope.get("method") not in _SAFE:
             self._check_origin(conn)
-        principal = await self._principal(conn.headers.get("authorization"))
+        header = conn.headers.get("authorization")
+        ticket = conn.query_params.get("ticket") if conn.scope["type"] == "websocket" and header is None else None
+        principal = await (self._principal(header) if ticket is None else self._taken(ticket))
         if scope not in principal.scopes and "admin" not in principal.scopes:
             raise Forbidden(f"this key lacks the scope {scope!r}", scope=scope)
         return principal
@@ -69,6 +72,15 @@ class Guard:
         if len(self._known) > 10_000:
             self._known.clear()
         self._known[presented] = (now_s + _REMEMBER_S, found)
+        return found
+
+    async def _taken(self, ticket: str) -> Principal:
+        async with self._db.reading() as conn:
+            found = await tickets.take(conn, ticket)
+        if found is None:
+            raise Unauthenticated(
+                "this ticket does not work: it is unknown, used or expired; POST /ws-tickets for another"
+            )
         return found
 
     def _check_host(self, conn: HTTPConnection) -> None:

@@ -127,7 +127,10 @@ _KINDS = frozenset(StepKind)
 
 
 class BudgetRequest(Model):
-    """What a run may spend with all that it starts. What is not given is not limited; at a limit it fails, or is paused."""
+    """What a run may spend with all that it starts. What is not given is not limited; at a limit it fails, or is paused.
+
+    Without `on_limit` a new limit fails, and one that is set anew does what it did.
+    """
 
     tokens: int | None = Field(None, ge=0, le=2**53)
     tools: int | None = Field(None, ge=0, le=2**53)
@@ -136,7 +139,7 @@ class BudgetRequest(Model):
     )
     microusd: int | None = Field(None, ge=0, le=2**53)
     per_tool: dict[Name, Annotated[int, Field(ge=0, le=2**53)]] = Field(default_factory=dict, max_length=200)
-    on_limit: Literal["fail", "pause"] = "fail"
+    on_limit: Literal["fail", "pause"] | None = None
 
     def to_limits(self) -> tuple[Limit, ...]:
         """Return the limits by meter."""

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from durable_agent.api.auth import Guard
+from durable_agent.api.board import Board
 from durable_agent.api.hub import Hub
 from durable_agent.artifacts import Artifacts
 from durable_agent.db.doorbell import Bell, Listener
@@ -34,6 +35,7 @@ class State:
     artifacts: Artifacts
     counters: Counters
     vault: Vault
+    board: Board
 
 
 def state_of(conn: HTTPConnection) -> State:

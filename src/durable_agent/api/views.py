@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from durable_agent.errors import InvalidRequest
 
@@ -26,7 +27,7 @@ def run_view(run: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict
     names = [step["name"] for step in steps]
     return {
         **{name: run[name] for name in _RUN},
-        "agent": run["lane"] if run["agent"] is not None else None,
+        "agent": run["lane"] if run["agent"] is not None and run["root"] is None else None,
         "agent_id": run["agent"],
         "steps": [
             {
@@ -52,14 +53,14 @@ def cursor_of(*parts: str) -> str:
     return base64.urlsafe_b64encode("|".join(parts).encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str | None) -> list[str] | None:
-    """Return a cursor's parts, or None. Raises InvalidRequest for what is none."""
+def read_cursor(cursor: str | None, numbers: int = 0) -> tuple[UUID, list[int]] | None:
+    """Return the id of a cursor and so many numbers of PostgreSQL's integer, or None. Raises InvalidRequest for what is none."""
     if cursor is None:
         return None
     try:
-        parts = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split("|")
-        if len(parts[0]) != 36 or not parts[0].replace("-", "").isalnum():
+        id, *more = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split("|")
+        if len(more) != numbers or not all(one.isdecimal() and int(one) < 2**31 for one in more):
             raise ValueError
+        return UUID(id), [int(one) for one in more]
     except (binascii.Error, UnicodeDecodeError, ValueError):
         raise InvalidRequest("cursor is not one this server gave; leave it out to start anew", field="cursor") from None
-    return parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -147,7 +147,9 @@ def budget(
     dollars: Annotated[float | None, typer.Option("--usd", min=0, help="US dollars in all.")] = None,
     tools: Annotated[int | None, typer.Option(min=0, help="Tool calls in all.")] = None,
     wall_clock_s: Annotated[int | None, typer.Option(min=1, help="Seconds since the run was started.")] = None,
-    on_limit: Annotated[str, typer.Option(help="fail or pause.")] = "pause",
+    on_limit: Annotated[
+        Literal["fail", "pause"] | None, typer.Option(help="What happens then; else as it is, or fail for a new limit.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -156,7 +158,7 @@ def budget(
     given = {"tokens": tokens, "microusd": money, "tools": tools, "wall_clock_s": wall_clock_s}
     limits = {key: value for key, value in given.items() if value is not None}
     if limits:
-        call(_url(url), "POST", f"/runs/{run}/budget", json={**limits, "on_limit": on_limit})
+        call(_url(url), "POST", f"/runs/{run}/budget", json={**limits, **({"on_limit": on_limit} if on_limit else {})})
     found = call(_url(url), "GET", f"/runs/{run}/budget")
     if as_json:
         print_json(found)

@@ -51,6 +51,8 @@ async def demo(settings: Settings, *, workers: int) -> bool:
             async with stack(placed, workers=workers) as running:
                 out.print(f"ready {running.url}: {workers} workers", style="bold")
                 run_id, completed = await _show(out, running)
+                if running.console_url is not None:
+                    out.print(f"\nconsole  {running.console_url}/runs/{run_id}", soft_wrap=True)
                 if stays:
                     _where_to_look(out, running, run_id)
                     await asyncio.Event().wait()
@@ -127,7 +129,6 @@ def _where_to_look(out: Console, running: Stack, run_id: str) -> None:
     url, ws = running.url, running.url.replace("http", "ws", 1)
     for line in (
         "\nWhere to look, while it stays up (Ctrl-C ends it):",
-        f"  {url}/docs",
         f"  curl {url}/runs/{run_id}",
         f"  npx wscat -c {ws}/ws/{run_id}",
         f"  export DURABLE_AGENT_URL={url}",

@@ -204,16 +204,16 @@ def check_deploy(
 def mcp(
     url: Url = None,
     tools: Annotated[
-        bool, typer.Option("--tools", help="Serve web_search, read_url and calculator; no engine.")
+        bool, typer.Option("--tools", help="Serve web_search, read_url and calculator instead; needs no engine.")
     ] = False,
     http: Annotated[
         int | None, typer.Option(min=1, max=65535, help="A loopback port; default: standard input and output.")
     ] = None,
 ) -> None:
-    """Serve MCP: runs are started, watched, explained and answered from an MCP client."""
+    """Serve MCP: runs are started, watched, explained and answered from an MCP client, with DURABLE_AGENT_API_KEY."""
     from durable_agent.cli.mcp import command
 
-    command(url, tools, http)
+    command(runs.url_of(url), tools=tools, http=http)
 
 
 @app.command()

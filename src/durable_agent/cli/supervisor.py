@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import httpx2
 
 from durable_agent import migrate
+from durable_agent.api.console import built
 from durable_agent.cli.processes import DEMO, checkpoint_tables, dying_with, until_registered
 from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.errors import DurableAgentError, InvalidRequest, OutsideError
@@ -128,6 +129,11 @@ class Stack:
     workers: list[Child]
     _hopeless: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def console_url(self) -> str | None:
+        """Where the console is, without a slash at the end; None where it is not built."""
+        return f"{self.url}{self.settings.root_path}" if built() else None
 
     async def start(self) -> None:
         """Return when the API is ready and every worker is registered. Raises DurableAgentError when that cannot be."""
@@ -282,6 +288,8 @@ async def up(settings: Settings, *, workers: int, modules: Sequence[str]) -> Non
     try:
         async with stack(settings, workers=workers, modules=modules) as running:
             print(f"ready {running.url}", flush=True)
+            if running.console_url is not None:
+                print(f"console {running.console_url}/", flush=True)
             await asyncio.Event().wait()
     except asyncio.CancelledError:
         if not stop.asked:

@@ -639,6 +639,12 @@ CREATE TABLE workers (
     CONSTRAINT workers_state CHECK ((state = ANY (ARRAY['active'::text, 'draining'::text, 'stopped'::text, 'lost'::text])))
 )
 WITH (fillfactor='50');
+CREATE UNLOGGED TABLE ws_tickets (
+    tenant integer NOT NULL,
+    digest bytea NOT NULL,
+    key_id text,
+    expires_at timestamp with time zone NOT NULL
+);
 ALTER TABLE ONLY effects ATTACH PARTITION effects_default DEFAULT;
 ALTER TABLE ONLY events ATTACH PARTITION events_default DEFAULT;
 ALTER TABLE ONLY runs ATTACH PARTITION runs_default DEFAULT;
@@ -713,17 +719,26 @@ ALTER TABLE ONLY waits
     ADD CONSTRAINT waits_step UNIQUE (tenant, run_id, step_no, no);
 ALTER TABLE ONLY workers
     ADD CONSTRAINT workers_pk PRIMARY KEY (tenant, session);
+ALTER TABLE ONLY ws_tickets
+    ADD CONSTRAINT ws_tickets_digest_unique UNIQUE (digest);
+ALTER TABLE ONLY ws_tickets
+    ADD CONSTRAINT ws_tickets_pk PRIMARY KEY (tenant, digest);
 CREATE INDEX budgets_due ON budgets USING btree (due_at) WHERE (due_at IS NOT NULL);
 CREATE INDEX deltas_at ON deltas USING btree (at);
+CREATE INDEX deltas_run ON deltas USING btree (tenant, run_id, at);
 CREATE INDEX idempotency_keys_age ON idempotency_keys USING btree (created_at);
 CREATE INDEX queue_capped ON queue USING btree (tenant, run_id) WHERE (state = 'capped'::text);
 CREATE INDEX queue_leased ON queue USING btree (session) WHERE (state = 'leased'::text);
 CREATE INDEX queue_ready ON queue USING btree (tenant, route, ord) WHERE (state = 'ready'::text);
 CREATE INDEX queue_scheduled ON queue USING btree (due_at) WHERE (state = 'scheduled'::text);
 CREATE INDEX runs_agent ON ONLY runs USING btree (tenant, agent) WHERE (agent IS NOT NULL);
+CREATE INDEX runs_agent_open ON ONLY runs USING btree (agent) WHERE ((agent IS NOT NULL) AND (finished_at IS NULL));
 CREATE INDEX runs_broke ON ONLY runs USING btree (paused_until) WHERE (paused_for IS NOT NULL);
+CREATE INDEX runs_default_agent_idx ON runs_default USING btree (agent) WHERE ((agent IS NOT NULL) AND (finished_at IS NULL));
 CREATE INDEX runs_default_paused_until_idx ON runs_default USING btree (paused_until) WHERE (paused_for IS NOT NULL);
 CREATE INDEX runs_default_tenant_agent_idx ON runs_default USING btree (tenant, agent) WHERE (agent IS NOT NULL);
+CREATE INDEX runs_ended ON ONLY runs USING btree (tenant, finished_at) WHERE (finished_at IS NOT NULL);
+CREATE INDEX runs_default_tenant_finished_at_idx ON runs_default USING btree (tenant, finished_at) WHERE (finished_at IS NOT NULL);
 CREATE INDEX runs_open ON ONLY runs USING btree (tenant, id) WHERE (finished_at IS NULL);
 CREATE INDEX runs_default_tenant_id_idx ON runs_default USING btree (tenant, id) WHERE (finished_at IS NULL);
 CREATE INDEX runs_origin ON ONLY runs USING btree (tenant, origin) WHERE (origin IS NOT NULL);
@@ -734,11 +749,14 @@ CREATE INDEX waits_cancelled ON waits USING btree (answered_at) WHERE ((state = 
 CREATE INDEX waits_child ON waits USING btree (tenant, child_run) WHERE ((state = 'open'::text) AND (child_run IS NOT NULL));
 CREATE INDEX waits_due ON waits USING btree (due_at) WHERE ((state = 'open'::text) AND (due_at IS NOT NULL));
 CREATE INDEX waits_open ON waits USING btree (tenant, id) WHERE (state = 'open'::text);
+CREATE INDEX ws_tickets_age ON ws_tickets USING btree (expires_at);
 ALTER INDEX effects_pk ATTACH PARTITION effects_default_pkey;
 ALTER INDEX events_pk ATTACH PARTITION events_default_pkey;
+ALTER INDEX runs_agent_open ATTACH PARTITION runs_default_agent_idx;
 ALTER INDEX runs_broke ATTACH PARTITION runs_default_paused_until_idx;
 ALTER INDEX runs_pk ATTACH PARTITION runs_default_pkey;
 ALTER INDEX runs_agent ATTACH PARTITION runs_default_tenant_agent_idx;
+ALTER INDEX runs_ended ATTACH PARTITION runs_default_tenant_finished_at_idx;
 ALTER INDEX runs_open ATTACH PARTITION runs_default_tenant_id_idx;
 ALTER INDEX runs_origin ATTACH PARTITION runs_default_tenant_origin_idx;
 ALTER INDEX runs_tree ATTACH PARTITION runs_default_tenant_root_idx;

@@ -14,8 +14,7 @@ from durable_agent.core.events import digest, dumps
 from durable_agent.core.outcomes import Used
 from durable_agent.flow.effects import Order, Terms
 from durable_agent.flow.link import Link
-from durable_agent.flow.model import Message, Named, Reply, Request, ToolSpec, Usage
-from durable_agent.flow.model import Models
+from durable_agent.flow.model import Message, Models, Named, Reply, Request, ToolSpec, Usage
 from durable_agent.flow.tools import Tool, tool
 
 # No tokeniser makes more tokens of a text than it has bytes; this is what messages and tools cost beside their text.

@@ -20,7 +20,8 @@ select s.no, s.name, s.kind, s.tool, s.parents, s.children, s.condition, s.edge_
          select o.output from steps o where o.tenant = s.tenant and o.run_id = s.origin and o.no = s.no
        ) else s.output end as output,
        s.error, s.deps_left, q.state as queue_state, t.queue, 1000 - (s.ord >> 52) as priority, s.compensate, s.compensates,
-       s.spawned_by, s.origin, s.shared, s.edited, u.calls, u.tokens, u.microusd
+       s.spawned_by, s.origin, s.shared, s.edited, coalesce(u.calls, 0) as calls, coalesce(u.tokens, 0) as tokens,
+       coalesce(u.microusd, 0) as microusd
 from steps s
 left join (
   select e.step_no, count(*)::int as calls, sum((e.usage->>'input_tokens')::bigint + (e.usage->>'output_tokens')::bigint)::bigint as tokens,
@@ -35,13 +36,13 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s order by s.no;
 -- name: list_runs
 -- Runs, newest first, by filters and from a cursor. Index: runs_pk backwards, with a filter for a status.
 select r.id, r.status, r.goal, r.graph, r.steps_total, r.steps_left, r.last_seq, r.created_at, r.started_at, r.finished_at,
-       r.error, case when r.agent is not null then r.lane end as agent, r.calls, r.input_tokens, r.output_tokens, r.microusd
+       r.error, case when r.agent is not null and r.root is null then r.lane end as agent, r.calls, r.input_tokens, r.output_tokens, r.microusd
 from runs r
 where r.tenant = %(tenant)s
   and (%(before)s::uuid is null or r.id < %(before)s::uuid)
   and (%(status)s::text[] is null or r.status = any(%(status)s::text[]))
   and (%(graph)s::text is null or r.graph = %(graph)s::text)
-  and (%(agent)s::text is null or (r.lane = %(agent)s::text and r.agent is not null))
+  and (%(agent)s::text is null or (r.lane = %(agent)s::text and r.agent is not null and r.root is null))
   and (%(q)s::text is null or position(lower(%(q)s::text) in lower(coalesce(r.goal, ''))) > 0)
   and (%(since)s::timestamptz is null or r.id >= uuid_floor(%(since)s::timestamptz))
   and (%(until)s::timestamptz is null or r.id < uuid_floor(%(until)s::timestamptz))
@@ -61,7 +62,7 @@ order by e.seq limit %(limit)s;
 
 -- name: news
 -- How far the histories of some runs go, and whether a model is speaking in them: what a hint makes the watchers look at.
--- Index: runs_pk, deltas_pk.
+-- Index: runs_pk, deltas_run.
 select r.tenant, r.id, r.last_seq, r.status,
        exists (select from deltas d where d.tenant = r.tenant and d.run_id = r.id and d.at > engine_now() - interval '2 seconds')
 from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
