@@ -1,0 +1,2 @@
+export { Agents } from "@/routes/agents/list";
+export { AgentScreen } from "@/routes/agents/detail";

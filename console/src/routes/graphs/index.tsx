@@ -1,0 +1,2 @@
+export { Graphs } from "@/routes/graphs/list";
+export { GraphScreen } from "@/routes/graphs/detail";
