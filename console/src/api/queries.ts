@@ -29,9 +29,12 @@ export const runsQuery = (filter: RunFilter) =>
 export const runQuery = (id: string) =>
   queryOptions({ queryKey: ["run", id], queryFn: ({ signal }) => get<Run>(`/runs/${id}`, signal) });
 
-/** Filled by the run's socket, which starts at the first event; never fetched. */
+/** Filled by the run's socket, which starts at the first event: to ask for them is to keep what there is. */
 export const eventsQuery = (id: string) =>
-  queryOptions({ queryKey: ["run", id, "events"], queryFn: (): Event[] => [], staleTime: Infinity, gcTime: 60_000 });
+  queryOptions({
+    queryKey: ["run", id, "events"], staleTime: Infinity, gcTime: 60_000, networkMode: "always",
+    queryFn: ({ client, queryKey }): Event[] => client.getQueryData<Event[]>(queryKey) ?? [],
+  });
 
 export const explainQuery = (id: string) =>
   queryOptions({ queryKey: ["run", id, "explain"], queryFn: ({ signal }) => get<Explanation>(`/runs/${id}/explain`, signal) });

@@ -73,7 +73,7 @@ function refresher(client: QueryClient, id: string): { soon: () => void; stop: (
   const go = () => {
     timer = undefined;
     last = Date.now();
-    void client.invalidateQueries({ queryKey: ["run", id], predicate: ({ queryKey }) => queryKey[2] !== "events" });
+    void client.invalidateQueries({ queryKey: ["run", id] });
   };
   return {
     soon: () => {

@@ -22,7 +22,7 @@ export function Actions({ run, onReplay, onBudget }: { run: Run; onReplay: () =>
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>(null);
   const may = can(run);
-  const refresh = () => client.invalidateQueries({ queryKey: ["run", run.id], predicate: ({ queryKey }) => queryKey[2] !== "events" });
+  const refresh = () => client.invalidateQueries({ queryKey: ["run", run.id] });
   const at = async (what: () => Promise<unknown>) => {
     setBusy(true);
     setError(null);

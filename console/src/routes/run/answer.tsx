@@ -32,7 +32,7 @@ export function Answer({ wait }: { wait: Wait }) {
     setError(null);
     try {
       await call("POST", `/waits/${wait.id}/${verb}`, body);
-      await Promise.all([client.invalidateQueries({ queryKey: ["waits"] }), client.invalidateQueries({ queryKey: ["run", wait.run_id], predicate: ({ queryKey }) => queryKey[2] !== "events" })]);
+      await Promise.all([client.invalidateQueries({ queryKey: ["waits"] }), client.invalidateQueries({ queryKey: ["run", wait.run_id] })]);
     } catch (failure) {
       setError(failure);
       void client.invalidateQueries({ queryKey: ["waits"] });

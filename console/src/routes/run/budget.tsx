@@ -86,7 +86,7 @@ function SetLimit({ run, limits }: { run: Run; limits: readonly Limit[] }) {
     try {
       await call("POST", `/runs/${run.id}/budget`, limitBody(meter, value));
       setText("");
-      await client.invalidateQueries({ queryKey: ["run", run.id], predicate: ({ queryKey }) => queryKey[2] !== "events" });
+      await client.invalidateQueries({ queryKey: ["run", run.id] });
     } catch (failure) {
       setError(failure);
     } finally {
