@@ -8,7 +8,7 @@ ARGS ?=
 CONSOLE := src/durable_agent/_console/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi chaos bench fuzz lock clean
+.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi screenshots chaos bench fuzz lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -53,10 +53,10 @@ browser:
 
 test: env console browser ## the suite: on the embedded PostgreSQL, on Debian's 15 where it is installed, and with LISTEN off
 	npm --prefix console test
-	TEST_POSTGRES=embedded $(BIN)/pytest -n 2 $(ARGS)
+	TEST_POSTGRES=embedded $(BIN)/pytest -n 3 $(ARGS)
 	@if [ ! -x $(PG15)/initdb ]; then echo "PostgreSQL 15 is not installed: its share of the suite is left out"; \
-	else echo "TEST_POSTGRES=15 pytest"; TEST_POSTGRES=15 $(BIN)/pytest -n 2 $(ARGS); fi
-	DURABLE_AGENT_LISTEN=off $(BIN)/pytest -n 2 -m live $(ARGS)
+	else echo "TEST_POSTGRES=15 pytest"; TEST_POSTGRES=15 $(BIN)/pytest -n 3 $(ARGS); fi
+	DURABLE_AGENT_LISTEN=off $(BIN)/pytest -n 3 -m live $(ARGS)
 
 lint: env ## style
 	$(BIN)/ruff check .
@@ -74,6 +74,9 @@ format: env
 
 openapi: env ## the OpenAPI document and the console's types, anew (the types need npx)
 	$(BIN)/python scripts/openapi.py
+
+screenshots: env console browser ## every screen of the console in both themes, into docs/images
+	$(BIN)/python scripts/screenshots.py $(ARGS)
 
 chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--minutes 5 --seed 1"
 	$(BIN)/python scripts/chaos.py $(ARGS)

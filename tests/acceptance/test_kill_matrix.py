@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from durable_agent.core.waits import Decision
 from durable_agent.flow.steps import Step
 from durable_agent.testing import crash_everywhere
@@ -61,6 +63,8 @@ async def test_every_effect_class_survives_a_kill_at_every_commit(database: Data
     assert len(report.points) >= 12
 
 
+# A hundred kills and as many new workers: a minute on a quiet machine.
+@pytest.mark.timeout(400)
 async def test_waits_spawned_steps_and_rows_survive_a_kill_at_every_commit(database: Database) -> None:
     database.execute("create table notes (run text)")
     async with receiving() as receiver:

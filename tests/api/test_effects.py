@@ -121,12 +121,3 @@ async def test_a_cursor_of_another_list_is_refused(api: Api) -> None:
     for bad in (cursor, "x"):
         answer = await api.http.get(f"/runs/{run}/effects", params={"cursor": bad})
         assert (answer.status_code, answer.json()["field"]) == (422, "cursor")
-
-
-async def test_a_cursor_of_another_list_is_refused(api: Api, settings: Settings) -> None:
-    for _ in range(2):
-        await api.start(ECHO)
-    cursor = (await api.http.get("/runs?limit=1")).json()["next_cursor"]
-    for path in ("/dead-letters", f"/runs/{await api.start(ECHO)}/effects"):
-        answer = await api.http.get(path, params={"cursor": cursor})
-        assert (answer.status_code, answer.json()["field"]) == (422, "cursor")

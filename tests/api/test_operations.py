@@ -73,3 +73,11 @@ async def test_every_error_is_a_problem_document(api: Api, method: str, path: st
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["status"] == status
     assert {"type", "title", "detail"} <= answer.json().keys()
+
+
+async def test_dead_letters_refuse_a_cursor_of_another_list(api: Api) -> None:
+    for _ in range(2):
+        await api.start({"name": "a", "tool": "noop"})
+    cursor = (await api.http.get("/runs?limit=1")).json()["next_cursor"]
+    answer = await api.http.get("/dead-letters", params={"cursor": cursor})
+    assert (answer.status_code, answer.json()["field"]) == (422, "cursor")
