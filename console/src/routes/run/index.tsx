@@ -5,7 +5,7 @@ import { lazy, Suspense, useCallback, useEffect, useMemo, useState } from "react
 import { Problem } from "@/api/client";
 import { runQuery } from "@/api/queries";
 import type { Event, Run } from "@/api/types";
-import { Empty, Failure, Skeleton } from "@/components/panel";
+import { Empty, Failure, Heading, Skeleton } from "@/components/panel";
 import { FINAL } from "@/live/apply";
 import { useLiveRun } from "@/live/run";
 import { BudgetView } from "@/routes/run/budget";
@@ -39,7 +39,7 @@ export function RunScreen() {
     if (!view || view === "graph") void loadGraph();
   }, [view]);
   if (run) return <Loaded key={id} run={run} />;
-  if (error instanceof Problem && error.status === 404) return <Empty title="There is no such run">It may have been removed by retention, or belongs to another tenant. Its id: <code className="font-mono break-all">{id}</code></Empty>;
+  if (error instanceof Problem && error.status === 404) return <><Heading title="Run" /><Empty title="There is no such run">It may have been removed by retention, or belongs to another tenant. Its id: <code className="font-mono break-all">{id}</code></Empty></>;
   if (error) return <Failure error={error} retry={() => void refetch()} />;
   return <Skeleton rows={8} />;
 }

@@ -52,8 +52,8 @@ function Tool({ server, tool, open, onOpen }: { server: string; tool: ServerTool
       <div className="flex flex-wrap items-center gap-x-3 gap-y-1">
         <h3 className="min-w-0 font-mono text-[13px] font-medium break-all"><Plain text={tool.name} /></h3>
         <EffectTag effect={tool.effect} />
-        <button type="button" aria-expanded={open} aria-label={`Arguments of ${tool.name}`} onClick={() => onOpen(!open)} className="ml-auto rounded text-[12.5px] text-accent hover:underline">
-          {open ? "hide the arguments" : argumentsText(tool)}
+        <button type="button" aria-expanded={open} onClick={() => onOpen(!open)} className="ml-auto rounded text-[12.5px] text-accent hover:underline">
+          {open ? "hide the arguments" : argumentsText(tool)}<span className="sr-only"> of {tool.name}</span>
         </button>
       </div>
       {tool.description && <p className="mt-1 max-w-3xl break-words whitespace-pre-wrap text-soft"><Plain text={tool.description} /></p>}

@@ -119,22 +119,23 @@ function Rows({ rows, tracks, seen, whole, edge, selected, onSelect, onSeen }: R
 function Row({ step, track, seen, edge, chosen, onSelect }: { step: Step; track: Track | undefined; seen: Range; edge: number; chosen: boolean; onSelect: (name: string) => void }) {
   const { tone, icon: Picture, spin, label } = STATUS[step.status];
   return (
-    <button
-      type="button"
-      onClick={() => onSelect(step.name)}
-      aria-pressed={chosen}
-      data-step={step.name}
-      aria-label={`${step.name}, ${label}; ${track ? spoken(track) : "not begun"}`}
-      className={`relative flex w-full text-left outline-offset-[-2px] hover:bg-raised/70 ${chosen ? "bg-accent-soft" : ""}`}
-    >
-      <span className={`flex h-full shrink-0 items-center gap-1.5 border-r px-3 ${NAMES}`}>
+    <div className={`flex w-full hover:bg-raised/70 ${chosen ? "bg-accent-soft" : ""}`}>
+      <button
+        type="button"
+        onClick={() => onSelect(step.name)}
+        aria-pressed={chosen}
+        data-step={step.name}
+        aria-label={`${step.name}, ${label}; ${track ? spoken(track) : "not begun"}`}
+        className={`flex h-full shrink-0 items-center gap-1.5 border-r px-3 text-left outline-offset-[-2px] ${NAMES}`}
+      >
         <Picture className={`size-3.5 shrink-0 ${TONE[tone].split(" ")[0]} ${spin ? "animate-spin" : ""}`} aria-hidden />
         <span className={`truncate text-[12.5px] ${step.status === "skipped" || step.status === "pending" ? "text-soft" : ""}`}><Plain text={shortName(step)} /></span>
-      </span>
-      <span className="relative h-full min-w-0 flex-1 overflow-hidden" aria-hidden>
+      </button>
+      {/* For the eye and the mouse: the button says all of it. */}
+      <span className="relative h-full min-w-0 flex-1 cursor-pointer overflow-hidden" aria-hidden onClick={() => onSelect(step.name)}>
         {track && <Bars track={track} seen={seen} edge={edge} />}
       </span>
-    </button>
+    </div>
   );
 }
 
