@@ -326,8 +326,10 @@ async def take(system: Stack, story: Story, wanted: list[str]) -> None:
                 for theme in ("light", "dark"):
                     if wanted and name not in wanted:
                         continue
+                    # Where it is narrow a step lies over the run.
+                    where = path.split("&step=")[0] if suffix else path
                     place = IMAGES / f"{name}{suffix}-{theme}.webp"
-                    written = await picture(browser, system.url + path, place, theme=theme, size=size)
+                    written = await picture(browser, system.url + where, place, theme=theme, size=size)
                     print(f"{place.name:32} {written / 1024:6.1f} kB", flush=True)
         await browser.close()
 

@@ -57,10 +57,11 @@ function takeIn(client: QueryClient, id: string, frames: Frame[], refresh: () =>
 function spoken(before: Speech, frames: Frame[]): Speech {
   let after = before;
   for (const frame of frames) {
-    const data = frame.data as { effect?: number; text?: string };
+    const data = frame.data as { effect?: number; piece?: number; text?: string };
     if (frame.type === SPEECH && data.text) {
       const name = `${frame.step}#${data.effect}`;
-      after = { ...after, [name]: (after[name] ?? "") + data.text };
+      // Who joins late hears the rest: that something went before is shown.
+      after = { ...after, [name]: (after[name] ?? (data.piece ? "… " : "")) + data.text };
     }
   }
   return after;

@@ -87,7 +87,7 @@ function Figure({ name, children, note }: { name: string; children: ReactNode; n
   return (
     <div className="flex min-w-0 flex-col gap-0.5 bg-panel px-4 py-2.5 last:max-sm:col-span-2 last:sm:max-lg:col-span-2">
       <dt className="text-[12px] text-soft">{name}</dt>
-      <dd className="flex min-w-0 items-baseline gap-2 text-[15px] font-medium"><span className="min-w-0 truncate">{children}</span>{note && <span className="text-[12px] font-normal text-soft">{note}</span>}</dd>
+      <dd className="flex min-w-0 flex-wrap items-baseline gap-x-2 text-[15px] font-medium"><span className="min-w-0 truncate">{children}</span>{note && <span className="text-[12px] font-normal whitespace-nowrap text-soft">{note}</span>}</dd>
     </div>
   );
 }

@@ -1,5 +1,6 @@
 import { Skull, TriangleAlert, X } from "lucide-react";
 import { memo, type CSSProperties, type ReactNode } from "react";
+import { Plain } from "@/components/text";
 import { duration } from "@/lib/format";
 import type { Attempt, Ending, Gap, GapKind, Track } from "@/routes/run/spans";
 import { place, type Range } from "@/routes/run/timeline/scale";
@@ -74,7 +75,7 @@ function Bar({ attempt, seen, edge }: { attempt: Attempt; seen: Range; edge: num
         style={{ ...span(at), ...(lost ? TORN : {}) }}
       >
         {attempt.calls.map((call) => <CallLine key={`${call.no}-${call.start}`} start={call.start} end={call.end ?? end} bar={[attempt.start, end]} />)}
-        <Roomy>{attempt.worker}</Roomy>
+        <Roomy>{attempt.worker && <Plain text={attempt.worker} />}</Roomy>
       </div>
       {(lost || bad) && attempt.end !== null && attempt.end >= seen[0] && attempt.end <= seen[1] && (
         <div
