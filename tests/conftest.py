@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get("TEST_POSTGRES", "embedded") != "embedded":
         same = [
             item for item in items
-            if "admin_url" not in getattr(item, "fixturenames", ()) or item.path.parent.name == "cli"
+            if "admin_url" not in getattr(item, "fixturenames", ()) or item.path.parent.name in ("cli", "console")
             or (item.path.parent.name != "api" and item.path.stem in ONCE)
         ]  # fmt: skip
         config.hook.pytest_deselected(items=same)
