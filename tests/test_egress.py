@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from durable_agent.egress import Blocked, Egress, is_public
+from durable_agent.addresses import is_public
+from durable_agent.egress import Blocked, Egress
 from durable_agent.errors import FatalError, InvalidRequest, RetryableError
 from tests.support.sites import Listeners, Names, Site, certificate, listeners, site, sockets
 

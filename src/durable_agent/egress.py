@@ -17,14 +17,14 @@ import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import httpcore2
 import httpx2
 
+from durable_agent.addresses import METADATA, Address, embedded, is_public, plain, within
 from durable_agent.errors import FatalError, InvalidRequest, RetryableError
 
-Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 CONNECTIONS = 100
@@ -53,22 +53,6 @@ LOCAL_NAMES = (
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
-
-# Closed beside what `is_global` already denies; that differs between Python's patch releases.
-_CLOSED_4 = tuple(map(IPv4Network, (
-    "0.0.0.0/8", "100.64.0.0/10", "168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "224.0.0.0/4", "240.0.0.0/4",
-)))  # fmt: skip
-# Of IPv6 only the range given out for public use is open, without documentation, tunnels to IPv4 and the like.
-_OPEN_6 = IPv6Network("2000::/3")
-_CLOSED_6 = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
-_NAT64 = IPv6Network("64:ff9b::/96")
-# Whose last 32 bits are an IPv4 address that they stand for, where something translates them.
-_TRANSLATED_6 = (_NAT64, *map(IPv6Network, ("64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
-# Where clouds hand out credentials. An exception for a name does not open these: its owner could point it there.
-_METADATA = tuple(map(ip_network, (
-    "169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32", "fe80::/10", "fd00:ec2::/32",
-    "fd20:ce::254/128",
-)))  # fmt: skip
 
 
 class Blocked(FatalError):
@@ -170,7 +154,7 @@ class Egress:
         for address in found:
             if _ordinary(port) and is_public(address):
                 continue
-            if named and not (_within(address, _METADATA) or _within(_embedded(address), _METADATA)):
+            if named and not (within(address, METADATA) or within(embedded(address), METADATA)):
                 continue
             if not any(one.covers(address) for one in rules):
                 what = "no public address" if _ordinary(port) else f"not open at port {port}"
@@ -179,7 +163,7 @@ class Egress:
 
     async def _resolved(self, host: str, port: int) -> tuple[Address, ...]:
         try:
-            found = tuple(dict.fromkeys(_plain(ip_address(one)) for one in await self._resolve(host, port)))
+            found = tuple(dict.fromkeys(plain(ip_address(one)) for one in await self._resolve(host, port)))
         except (OSError, ValueError) as error:
             raise httpcore2.ConnectError(f"the name {host!r} cannot be resolved: {error}") from error
         if not found:
@@ -190,19 +174,6 @@ class Egress:
 def media_type(headers: httpx2.Headers) -> str:
     """Return the type that an answer says it has, in lower case and without parameters; empty when it says none."""
     return str(headers.get("content-type", "")).partition(";")[0].strip().lower()
-
-
-def is_public(address: Address) -> bool:
-    """Return whether an address is one of the public internet's; of one that stands for an IPv4 address, whether that is."""
-    address = _plain(address)
-    match address:
-        case IPv4Address():
-            return address.is_global and not _within(address, _CLOSED_4)
-        case IPv6Address() if address in _NAT64 and not address.scope_id:
-            return is_public(_embedded(address))
-        case _:
-            opened = address in _OPEN_6 and not _within(address, _CLOSED_6)
-            return opened and address.is_global and not address.scope_id
 
 
 async def system_addresses(host: str, port: int) -> Sequence[str]:
@@ -244,23 +215,6 @@ def _split(entry: str) -> tuple[str, int | None]:
     return entry, None
 
 
-def _plain(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 one merely spells, else the address."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
-
-
-def _embedded(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 one stands for where it is translated or tunnelled, else the address."""
-    if not isinstance(address, IPv6Address):
-        return address
-    return IPv4Address(int(address) & 0xFFFF_FFFF) if _within(address, _TRANSLATED_6) else address.sixtofour or address
-
-
-def _within(address: Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
-    return any(address.version == network.version and address in network for network in networks)
-
-
 def _ordinary(port: int) -> bool:
     return port in ORDINARY_PORTS or (1024 <= port <= 65535 and port not in SERVICE_PORTS)
 
@@ -276,7 +230,7 @@ def _literal(name: str, target: str) -> Address | None:
         return None
     if isinstance(address, IPv6Address) and address.scope_id:
         raise Blocked(target, "its address names a network interface")
-    return _plain(address)
+    return plain(address)
 
 
 def _refused(name: str) -> str | None:

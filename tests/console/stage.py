@@ -4,20 +4,13 @@ stopped and started."""
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
 import orjson
-import uvicorn
-
-from durable_agent.api.app import create_app
-from durable_agent.settings import Settings
-from tests.support.server import Api
 
 
 @dataclass(slots=True)
@@ -111,26 +104,3 @@ async def speaker() -> AsyncIterator[Speaker]:
         yield made
         for client in list(getattr(server, "_clients", ())):
             client.close()
-
-
-@asynccontextmanager
-async def serving_at(settings: Settings, port: int = 0) -> AsyncIterator[Api]:
-    """Yield an API on a port, which may be one that another such API has left."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("127.0.0.1", port))
-    config = uvicorn.Config(
-        create_app(settings), loop="none", log_config=None, access_log=False, ws="websockets-sansio", lifespan="on",
-        timeout_graceful_shutdown=1,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve([sock]))
-    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=20) as http:
-        while not server.started and not task.done():  # noqa: ASYNC110  # the server has no event to wait for
-            await asyncio.sleep(0)
-        try:
-            yield Api(sock.getsockname()[1], http, server)
-        finally:
-            server.should_exit = True
-            await task

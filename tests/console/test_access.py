@@ -9,8 +9,7 @@ from playwright.async_api import Page, WebSocket, expect
 
 from durable_agent.settings import Settings
 from tests.console.conftest import Opened
-from tests.console.stage import serving_at
-from tests.support.server import working
+from tests.support.server import serving, working
 
 TOOLS = ("tests.console.tools",)
 STEPS = [{"name": "a", "input": {"tool": "give", "value": 1}}]
@@ -27,9 +26,9 @@ async def start(page: Page, goal: str) -> None:
 
 
 async def test_a_key_is_asked_for_taken_and_used_for_sockets_by_tickets(settings: Settings, opened: Opened) -> None:
-    async with serving_at(settings) as api:
+    async with serving(settings) as api:
         key = (await api.http.post("/keys", json={"name": "mine", "scopes": ["admin"]})).json()["key"]
-    async with serving_at(settings) as api, working(settings, TOOLS):
+    async with serving(settings) as api, working(settings, TOOLS):
         window = await opened(api.port)
         sockets: list[str] = []
 
@@ -65,7 +64,7 @@ async def test_a_key_is_asked_for_taken_and_used_for_sockets_by_tickets(settings
 
 async def test_below_a_path_everything_is_below_it(settings: Settings, opened: Opened) -> None:
     below = Settings(**{**settings.model_dump(), "root_path": "/tools/agents"}, _env_file=None)
-    async with serving_at(below) as api, working(settings, TOOLS):
+    async with serving(below) as api, working(settings, TOOLS):
         # Whatever the browser asks for above the path fails the test by itself.
         window = await opened(api.port, path="/tools/agents")
         sockets: list[str] = []

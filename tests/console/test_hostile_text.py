@@ -15,9 +15,8 @@ from playwright.async_api import Page, expect
 
 from durable_agent.settings import Settings
 from tests.console.conftest import Opened, Window
-from tests.console.stage import serving_at
 from tests.support import mcp_servers, postgres
-from tests.support.server import Api, working
+from tests.support.server import Api, serving, working
 from tests.support.xss import EVIL, PAYLOADS
 
 TOOLS = ("tests.console.tools",)
@@ -86,7 +85,7 @@ async def hostile(admin_url: str) -> AsyncIterator[Hostile]:
     given = {"secret_key": "k", "egress_allow": ("127.0.0.1",), "model": "offline", "max_concurrent_tasks": 40}
     with postgres.cloned(admin_url) as database:
         settings = Settings(_env_file=None, database_url=database.url, port=0, **given)
-        async with mcp_servers.offering(*tools) as server, serving_at(settings) as api, working(settings, TOOLS):
+        async with mcp_servers.offering(*tools) as server, serving(settings) as api, working(settings, TOOLS):
             yield Hostile(api, await fill(api, server))
 
 

@@ -8,8 +8,7 @@ from playwright.async_api import Route, expect
 
 from durable_agent.settings import Settings
 from tests.console.conftest import Opened
-from tests.console.stage import serving_at
-from tests.support.server import Api, working
+from tests.support.server import Api, serving, working
 
 TOOLS = ("tests.console.tools",)
 # Whoever reads it sees "to: …nimda", and a name that looks like another's.
@@ -31,7 +30,7 @@ async def asked(api: Api, goal: str = "Send the letter") -> str:
 async def test_an_approval_shows_what_its_arguments_hide_and_the_run_goes_on(
     settings: Settings, opened: Opened
 ) -> None:
-    async with serving_at(settings) as api, working(settings, TOOLS):
+    async with serving(settings) as api, working(settings, TOOLS):
         await asked(api)
         window = await opened(api.port)
         page = await window.go("/")
@@ -54,7 +53,7 @@ async def test_an_approval_shows_what_its_arguments_hide_and_the_run_goes_on(
 
 
 async def test_who_answers_second_is_told_who_was_first_and_what_they_said(settings: Settings, opened: Opened) -> None:
-    async with serving_at(settings) as api, working(settings, TOOLS):
+    async with serving(settings) as api, working(settings, TOOLS):
         wait = await asked(api)
         window = await opened(api.port)
         page = await window.go("/waits")
@@ -82,7 +81,7 @@ async def test_who_answers_second_is_told_who_was_first_and_what_they_said(setti
 async def test_a_card_that_somebody_works_at_does_not_vanish_when_another_answers(
     settings: Settings, opened: Opened
 ) -> None:
-    async with serving_at(settings) as api, working(settings, TOOLS):
+    async with serving(settings) as api, working(settings, TOOLS):
         wait = await asked(api)
         window = await opened(api.port)
         page = await window.go("/waits")
@@ -93,7 +92,7 @@ async def test_a_card_that_somebody_works_at_does_not_vanish_when_another_answer
 
 
 async def test_the_keyboard_alone_goes_everywhere(settings: Settings, opened: Opened) -> None:
-    async with serving_at(settings) as api, working(settings, TOOLS):
+    async with serving(settings) as api, working(settings, TOOLS):
         run = await api.start({"name": "a", "input": {"tool": "give"}}, goal="Count the stars")
         await api.watch(run)
         window = await opened(api.port)
@@ -121,7 +120,7 @@ async def test_the_keyboard_alone_goes_everywhere(settings: Settings, opened: Op
 
 
 async def test_a_dialog_keeps_the_focus_and_escape_closes_it(settings: Settings, opened: Opened) -> None:
-    async with serving_at(settings) as api, working(settings, TOOLS):
+    async with serving(settings) as api, working(settings, TOOLS):
         run = await api.start({"name": "a", "input": {"tool": "give"}})
         await api.watch(run)
         window = await opened(api.port)

@@ -14,9 +14,9 @@ from playwright.async_api import Page, expect
 from durable_agent.settings import Settings
 from scripts.harness.zygote import Zygote
 from tests.console.conftest import Opened
-from tests.console.stage import Door, door, let_in, serving_at, speaker
+from tests.console.stage import Door, door, let_in, speaker
 from tests.support.postgres import Database
-from tests.support.server import working
+from tests.support.server import serving, working
 
 TOOLS = ("tests.console.tools",)
 PLAN = [
@@ -49,7 +49,7 @@ async def head_says(page: Page, status: str) -> None:
 async def test_steps_are_submitted_by_the_form_and_watched_to_their_end(
     settings: Settings, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with door() as outside, serving_at(settings) as api, working(settings, TOOLS):
+    async with door() as outside, serving(settings) as api, working(settings, TOOLS):
         at_the_door(monkeypatch, outside)
         window = await opened(api.port)
         page = await window.go("/new")
@@ -75,7 +75,7 @@ async def test_steps_are_submitted_by_the_form_and_watched_to_their_end(
 
 
 async def test_what_the_server_refuses_is_said_where_it_stands(settings: Settings, opened: Opened) -> None:
-    async with serving_at(settings) as api:
+    async with serving(settings) as api:
         window = await opened(api.port)
         page = await window.go("/new")
         circle = [{"name": "a", "tool": "give", "dependsOn": ["b"]}, {"name": "b", "tool": "give", "dependsOn": ["a"]}]
@@ -90,7 +90,7 @@ async def test_what_the_server_refuses_is_said_where_it_stands(settings: Setting
 async def test_a_killed_worker_is_seen_on_the_timeline_and_another_takes_over(
     settings: Settings, database: Database, opened: Opened, tmp_path: Path
 ) -> None:
-    async with door() as outside, serving_at(settings) as api:
+    async with door() as outside, serving(settings) as api:
         given = {
             "DATABASE_URL": database.url, "TEST_DOOR": f"127.0.0.1:{outside.port}", "DURABLE_AGENT_TICK_S": "0.1",
             "DURABLE_AGENT_LOG_LEVEL": "warning", "DURABLE_AGENT_ARTIFACTS": str(tmp_path / "artifacts"),
@@ -123,7 +123,7 @@ async def test_a_killed_worker_is_seen_on_the_timeline_and_another_takes_over(
 async def test_a_replay_with_an_edited_input_is_a_run_of_its_own_and_the_difference_is_shown(
     settings: Settings, opened: Opened
 ) -> None:
-    async with serving_at(settings) as api, working(settings, TOOLS):
+    async with serving(settings) as api, working(settings, TOOLS):
         same = {"name": "same", "input": {"tool": "give", "value": "as ever"}}
         run = await api.start({"name": "ask", "input": {"tool": "give", "value": "old words"}}, same, goal="Ask twice")
         await api.watch(run)
@@ -149,7 +149,7 @@ async def test_a_replay_with_an_edited_input_is_a_run_of_its_own_and_the_differe
 
 
 async def test_a_dead_letter_is_given_another_chance(settings: Settings, opened: Opened) -> None:
-    async with serving_at(settings) as api, working(settings, TOOLS):
+    async with serving(settings) as api, working(settings, TOOLS):
         broken = {"name": "call", "tool": "hurt", "input": {"message": "the line is dead", "until": 1}}
         run = await api.start(broken, goal="Call the customer")
         await api.watch(run)
@@ -169,7 +169,7 @@ async def test_a_dead_letter_is_given_another_chance(settings: Settings, opened:
 async def test_the_words_of_a_model_come_as_they_are_said_and_then_what_they_cost(
     settings: Settings, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with speaker() as model, serving_at(settings) as api:
+    async with speaker() as model, serving(settings) as api:
         for name, value in {
             "OPENAI_BASE_URL": f"http://127.0.0.1:{model.port}/v1", "OPENAI_API_KEY": "none",
             "DURABLE_AGENT_MODEL": "openai:stub",
@@ -210,7 +210,7 @@ async def test_an_api_that_comes_back_has_missed_nothing_for_who_watched(
     ]  # fmt: skip
     async with door() as outside, working(settings, TOOLS):
         at_the_door(monkeypatch, outside)
-        async with serving_at(settings) as api:
+        async with serving(settings) as api:
             port = api.port
             run = await api.start(*steps)
             window = await opened(port)
@@ -222,7 +222,7 @@ async def test_an_api_that_comes_back_has_missed_nothing_for_who_watched(
         # All of this happens while nobody can be asked.
         await let_in(knocker)
         knocker = await outside.knocked("last")
-        async with serving_at(settings, port) as api:
+        async with serving(settings, port) as api:
             await expect(mark).to_have_text("live")
             await let_in(knocker)
             await head_says(page, "completed")

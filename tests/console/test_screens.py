@@ -12,9 +12,8 @@ from playwright.async_api import expect
 
 from durable_agent.settings import Settings
 from tests.console.conftest import Opened
-from tests.console.stage import serving_at
 from tests.support import mcp_servers, postgres
-from tests.support.server import Api, working
+from tests.support.server import Api, serving, working
 
 TOOLS = ("tests.console.tools", "workers.examples.vendor_onboarding", "workers.examples.triage")
 LONG = "a_name_that_goes_on_and_on_and_finds_no_place_where_it_could_be_broken_" * 2
@@ -114,7 +113,7 @@ async def full(admin_url: str) -> AsyncIterator[Full]:
     """Fill a database once, for all screens."""
     with postgres.cloned(admin_url) as database:
         given = Settings(_env_file=None, database_url=database.url, port=0, **MORE)
-        async with mcp_servers.serving() as depot, serving_at(given) as api, working(given, TOOLS):
+        async with mcp_servers.serving() as depot, serving(given) as api, working(given, TOOLS):
             yield Full(api, await fill(api, depot.url))
 
 

@@ -46,11 +46,12 @@ class Api:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Api]:
-    """Yield a running API."""
+async def serving(settings: Settings, port: int = 0) -> AsyncIterator[Api]:
+    """Yield a running API, on a port that another such API may have left."""
     # Named by its protocol: else asyncio leaves Nagle on, and every answer takes 40 ms.
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    sock.bind(("127.0.0.1", 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
     config = uvicorn.Config(
         create_app(settings), loop="none", log_config=None, access_log=False, ws="websockets-sansio", lifespan="on",
         timeout_graceful_shutdown=1,
@@ -66,7 +67,7 @@ async def serving(settings: Settings) -> AsyncIterator[Api]:
             yield Api(port, http, server)
         finally:
             server.should_exit = True
-    await task
+            await task
 
 
 @asynccontextmanager
