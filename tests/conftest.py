@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     for name in ("DATABASE_URL", "DATABASE_DIRECT_URL", "PORT", "WORKER_ID", "MAX_CONCURRENT_TASKS"):
         os.environ.pop(name, None)
-    directory = tempfile.TemporaryDirectory(prefix="durable-agent-tests-", dir="/var/tmp")
+    directory = tempfile.TemporaryDirectory(prefix="durable-agent-tests-", dir=postgres.place())
     Path(directory.name).chmod(0o755)
     running = postgres.server(Path(directory.name) / "server")
     os.environ["TEST_ADMIN_URL"] = running.__enter__()
