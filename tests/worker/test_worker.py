@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 import structlog
 
-from durable_agent import tool
+from durable_agent import Context, tool
+from durable_agent.core.records import StepKind, StepSpec
+from durable_agent.errors import InvalidRequest
+from durable_agent.flow.model import Listener, Reply, Request, Usage
+from durable_agent.flow.registry import Registry
 from durable_agent.settings import Settings
 from tests.support.postgres import Database
 from tests.support.runs import Engine, run_of, step
@@ -72,6 +76,34 @@ async def test_the_heart_beats_while_a_handler_blocks_the_loop_and_names_it(
     assert "the blocker" in blocked[0]["by"]
 
 
+async def test_who_is_busy_with_calls_still_looks_for_work_that_nobody_told_it_of(
+    engine: Engine, settings: Settings, database: Database
+) -> None:
+    talk = await engine.submit(run_of(step("talk", tool="talk_until_cancelled")))
+    modules = ["tests.worker.test_worker", "tests.support.tools"]
+    async with working(settings, modules, listen="off", poll_s=0.2, tick_s=3600.0):
+        await until(database, "select count(*)::int > 20 from events where type = 'step.emitted'", True)
+        other = await engine.submit(run_of(step("a", tool="noop")))
+        await until(database, status(other), "completed")
+        assert database.execute(status(talk)) == [("running",)]
+
+
+async def test_an_agent_asks_a_model_of_the_workers_own_modules(
+    engine: Engine, settings: Settings, database: Database
+) -> None:
+    given = {"agent": {"name": "a", "model": "house:parrot"}, "input": "hello"}
+    run = await engine.submit(run_of(StepSpec("a", StepKind.AGENT, "agent", given)))
+    async with working(settings, ["tests.worker.test_worker"]):
+        await until(database, status(run), "completed")
+    assert (await engine.run(run))["steps"]["a"]["output"]["text"] == "hello!"
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    registry = Registry.from_modules(["tests.worker.test_worker"])
+    with pytest.raises(InvalidRequest, match="two models are named house:parrot"):
+        registry.add_model(Parrot())
+
+
 async def test_a_retry_waits_for_its_time_and_then_runs(engine: Engine, settings: Settings, database: Database) -> None:
     run = await engine.submit(run_of(step("a", tool="flaky", input={"how": "limited", "times": 2})))
     async with working(settings):
@@ -92,3 +124,28 @@ async def test_threads_and_child_processes_serve_steps_too(
 async def block(for_s: float) -> None:
     """Hold the event loop up, as no handler should."""
     time.sleep(for_s)  # noqa: ASYNC251  # the mistake under test
+
+
+@tool("talk_until_cancelled", effect="safe")
+async def talk_until_cancelled(ctx: Context) -> None:
+    """Say something, again and again: the worker has always something to commit."""
+    while True:
+        await ctx.emit("said")
+
+
+class Parrot:
+    """A model of one's own."""
+
+    provider, name, window_tokens = "house", "parrot", 8_000
+
+    async def ready(self) -> None:
+        """See `flow.model.ChatModel.ready`."""
+
+    async def reply(self, request: Request, listener: Listener) -> Reply:
+        """See `flow.model.ChatModel.reply`."""
+        text = f"{request.messages[-1]['text']}!"
+        listener.text(text)
+        return Reply(text, usage=Usage(1, 1), model=self.name)
+
+
+parrot = Parrot()

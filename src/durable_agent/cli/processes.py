@@ -145,7 +145,7 @@ async def worker(
         graphs = [(g.name, g.version, g.to_json(), g.input_schema(), g.budget_json()) for g in registry.graphs]
         if graphs:
             await register(db, DEFAULT_TENANT, graphs)
-        models = WorkerModels.from_env(env)
+        models = WorkerModels.from_env(env, registry.models)
         await _work(settings, db, registry, offer, stop or asyncio.Event(), wrap, models)
 
 

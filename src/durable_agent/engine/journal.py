@@ -6,13 +6,15 @@ numbers and hashes under the run's lock, so that a run's history is contiguous a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
 from durable_agent.core.events import digest, dumps, link, micros
+from durable_agent.core.outcomes import Used
 from durable_agent.core.records import RunId, Tenant
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent, next_run
 from durable_agent.db.arrays import literals
@@ -27,6 +29,9 @@ WAITS = load("waits")
 RunKey = tuple[int, UUID]
 StepKey = tuple[int, UUID, int]
 STEP_KEY = ("tenants", "runs", "nos")
+USED = ("calls", "input_tokens", "output_tokens", "microusd")
+NOTHING_USED = (0, 0, 0, 0)
+NO_USE = MappingProxyType(dict.fromkeys(USED, "{}"))
 
 
 @dataclass(slots=True)
@@ -34,7 +39,8 @@ class Head:
     """A locked run: what of its row a transaction may change. `at` is where the row lies (ctid), which the lock keeps true.
 
     `waiting` counts its open waits, `parent` is the run that waits for it, `origin` the one it descends
-    from, `agent` the one that may let another run begin when this one ends, `ending` is how it ends once compensated.
+    from, `agent` the one that may let another run begin when this one ends, `ending` is how it ends once compensated, `used`
+    what this transaction adds to its calls of models, their input and output tokens and their cost.
     """
 
     tenant: Tenant
@@ -54,6 +60,12 @@ class Head:
     error: bytes | None = None
     ending: str | None = None
     started: bool = False
+    used: tuple[int, int, int, int] = NOTHING_USED
+
+    def use(self, used: Used) -> None:
+        """Add what a call of a model used to the run's totals."""
+        calls, sent, written, cost = self.used
+        self.used = calls + 1, sent + used.input_tokens, written + used.output_tokens, cost + used.microusd
 
     @property
     def key(self) -> RunKey:
@@ -166,12 +178,12 @@ class Journal:
             await self.send(conn, row)
             row.rows.clear()
 
-    async def send(self, conn: Connection, row: Row) -> None:
-        """Queue one statement with its rows as arrays, if there are any."""
+    async def send(self, conn: Connection, row: Row, beside: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Queue one statement with its rows as arrays, if there are any, and with other arrays beside them."""
         if row.rows:
             arrays = literals(row.columns, row.rows)
             more = {"now": self.now, "session": self.session, "rows": len(row.rows)}
-            await conn.execute(row.statement, {**arrays, **more})
+            await conn.execute(row.statement, {**arrays, **beside, **more})
 
     async def _write_heads(self, conn: Connection) -> None:
         changed = [head for head in self.heads.values() if head.last_seq != head.seen]
@@ -200,7 +212,8 @@ class Journal:
                 h.at, h.tenant, h.id, h.seen, h.status.value, h.steps_left, h.last_seq, h.chain, error, h.started,
                 h.status.final, h.waiting, h.steps_total, h.ending,
             )  # fmt: skip
-        await self.send(conn, rows)
+        used = any(head.used is not NOTHING_USED for head in changed)
+        await self.send(conn, rows, literals(USED, [head.used for head in changed]) if used else NO_USE)
 
 
 async def read_now(conn: Connection) -> Any:

@@ -44,7 +44,6 @@ class Purse:
     _of_run: dict[RunKey, list[Budget]] = field(default_factory=lambda: defaultdict(list))
     _before: dict[Key, tuple[int, int]] = field(default_factory=dict)
     _expired: set[Key] = field(default_factory=set)
-    _used: dict[RunKey, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0, 0]))
     _booked: list[tuple[Head, Booked]] = field(default_factory=list)
 
     async def know(self, locked: Any, expired: Any) -> None:
@@ -67,7 +66,7 @@ class Purse:
     def end(self, head: Head, reserved: Mapping[str, int | None], used: Used | None) -> None:
         """End a reservation and charge what was used."""
         if used is not None:
-            self._sum(head, used)
+            head.use(used)
         spent = used.spent if used is not None else {}
         for one in self._of_run.get(head.key, ()):
             if not budget.counts(one.meter):
@@ -76,11 +75,6 @@ class Purse:
     def book(self, head: Head, outcome: Booked) -> None:
         """Take note of what a call that was cut off had used."""
         self._booked.append((head, outcome))
-
-    def _sum(self, head: Head, used: Used) -> None:
-        total = self._used[head.key]
-        for index, amount in enumerate((1, used.input_tokens, used.output_tokens, used.microusd)):
-            total[index] += amount
 
     async def charge(self, conn: Connection, steps: Iterable[StepKey], runs: Iterable[RunKey]) -> None:
         """Charge what the leases that ended in this transaction, and the runs that did, still held."""
@@ -100,7 +94,7 @@ class Purse:
                         budget.charge(one, reserved=amount, spent=amount)
 
     async def write(self, conn: Connection, journal: Journal) -> None:
-        """Write budgets, slices and the totals of the runs; the journal's heads are written before."""
+        """Write budgets and slices, and why runs are paused; the journal's heads are written before."""
         changed = [
             (key, one) for key, one in self.budgets.items()
             if self._before.get(key) != (one.spent, one.reserved) or key in self._expired
@@ -120,11 +114,6 @@ class Purse:
             wait_s = window_s / budget.SLICES if window_s else None
             where = {"tenant": tenant, "run": run_id, "now": journal.now, "wait_s": wait_s}
             await conn.execute(BUDGETS.mark_paused, where)
-        if self._used:
-            totals = Row(BUDGETS.add_usage, ("tenants", "runs", "calls", "input_tokens", "output_tokens", "microusd"))
-            for run, sums in self._used.items():
-                totals.add(*run, *sums)
-            await journal.send(conn, totals)
 
     async def settle_bookings(self, conn: Connection, journal: Journal) -> None:
         """Put what was booked in place of what is held or was charged; before `charge`, which would charge the bound."""
@@ -141,7 +130,7 @@ class Purse:
         if row is None:
             return  # it was booked or recorded before, or sent again meanwhile
         reserved, charged = row
-        self._sum(head, used)
+        head.use(used)
         for one in self._of_run.get(head.key, ()):
             # In a rolling window the bound stays until the slice that it was charged in leaves.
             if not budget.counts(one.meter) and (charged is None or not one.window_s):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Message = Mapping[str, Any]
 Finish = Literal["stop", "length", "tool_calls", "refused"]
@@ -126,8 +126,12 @@ class Named(Protocol):
         ...
 
 
+@runtime_checkable
 class ChatModel(Named, Protocol):
-    """A model of a provider. `window_tokens` is how much it takes in and gives out at once."""
+    """A model of a provider. `window_tokens` is how much it takes in and gives out at once.
+
+    One of an author's own is an instance in a worker's module; agents ask for it as `provider:name`.
+    """
 
     @property
     def window_tokens(self) -> int:

@@ -7,6 +7,7 @@ idle worker answers at once. Losing the database ends nothing: outcomes wait, an
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -73,6 +74,7 @@ class Worker:
     _told: dict[int, asyncio.Future[Verdict]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _look: bool = True
+    _looked_s: float = -math.inf
     _good_until_s: float = 0.0
     _good: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -108,9 +110,10 @@ class Worker:
             if not batch and (free <= 0 or not self._look):
                 await self._sleep(deadline_s)
                 continue
+            looks = self._looks(batch)
             self._look = False
             try:
-                answer = await self.backend.exchange(batch, free=free, solo=not self._chanced())
+                answer = await self.backend.exchange(batch, free=free if looks else 0, solo=not self._chanced())
             except DatabaseUnavailable as error:
                 failures += 1
                 self._outcomes[:0] = batch
@@ -121,11 +124,20 @@ class Worker:
             failures = 0
             self._answer(batch, answer.verdicts)
             self._start(group, answer.claims)
-            if answer.more and not self.draining and self.concurrency > len(self.running):
+            if looks and answer.more and not self.draining and self.concurrency > len(self.running):
                 self._look = True
                 # Work is there but held by others at this moment; it is free again within a commit's time.
                 if not answer.claims and not self._outcomes:
                     await asyncio.sleep(0.001 + 0.004 * random.random())
+
+    def _looks(self, batch: Sequence[Outcome]) -> bool:
+        """Whether to look for work with this exchange: not with each result of a call, which makes nothing ready."""
+        now_s = time.monotonic()
+        due = now_s - self._looked_s >= self.poll_s()  # a hint may be lost, and one who is busy never sleeps until then
+        looks = self._look or due or any(not isinstance(outcome, ON_THE_WAY) for outcome in batch)
+        if looks:
+            self._looked_s = now_s
+        return looks
 
     async def _gather(self) -> None:
         """Let who just handed a result over ask for the next thing, a few turns of the loop later: one commit takes both."""

@@ -88,16 +88,6 @@ where e.tenant = %(tenant)s and e.run_id = %(run)s and e.step_no = %(no)s and e.
   and e.claim_no = %(claim_no)s and (e.reserved is not null or e.charged is not null)
 returning old.reserved, old.charged;
 
--- name: add_usage
--- Adds what calls of models used to the totals of their runs. Index: runs_pk. Locks: the run rows, held already.
-update runs r
-set calls = r.calls + d.calls, input_tokens = r.input_tokens + d.input_tokens,
-    output_tokens = r.output_tokens + d.output_tokens, microusd = r.microusd + d.microusd
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(calls)s::int[], %(input_tokens)s::bigint[], %(output_tokens)s::bigint[],
-            %(microusd)s::bigint[])
-  d(tenant, run_id, calls, input_tokens, output_tokens, microusd)
-where r.tenant = d.tenant and r.id = d.run_id;
-
 -- name: add_budgets
 -- The budgets of new runs and of agents; one that exists gets the new cap and what follows it. What was spent and is held stays.
 -- Index: budgets_pk. Locks: the rows.

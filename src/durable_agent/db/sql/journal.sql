@@ -88,18 +88,23 @@ with changed as (
 select require_rows((select count(*) from changed), %(rows)s, 'resolve_steps');
 
 -- name: put_runs
--- Writes the heads of locked runs: status, counters, last event and its hash; guarded by the event last seen.
+-- Writes the heads of locked runs: status, counters, last event and its hash, and adds what calls of models used (arrays that are
+-- empty when none did); guarded by the event last seen.
 -- Index: none, by ctid. Locks: the run rows, held already.
 with changed as (
   update runs r
   set status = d.status, steps_left = d.steps_left, last_seq = d.last_seq, chain = d.chain, error = coalesce(d.error, r.error),
       waiting = d.waiting, steps_total = d.steps_total, ending = coalesce(d.ending, r.ending),
+      calls = r.calls + coalesce(d.calls, 0), input_tokens = r.input_tokens + coalesce(d.input_tokens, 0),
+      output_tokens = r.output_tokens + coalesce(d.output_tokens, 0), microusd = r.microusd + coalesce(d.microusd, 0),
       started_at = case when d.started then coalesce(r.started_at, %(now)s) else r.started_at end,
       finished_at = case when d.finished then %(now)s end
   from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[],
               %(steps_left)s::int[], %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[],
-              %(started)s::bool[], %(finished)s::bool[], %(waiting)s::int[], %(steps_total)s::int[], %(endings)s::text[])
-    d(at, tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished, waiting, steps_total, ending)
+              %(started)s::bool[], %(finished)s::bool[], %(waiting)s::int[], %(steps_total)s::int[], %(endings)s::text[],
+              %(calls)s::int[], %(input_tokens)s::bigint[], %(output_tokens)s::bigint[], %(microusd)s::bigint[])
+    d(at, tenant, id, seen, status, steps_left, last_seq, chain, error, started, finished, waiting, steps_total, ending,
+      calls, input_tokens, output_tokens, microusd)
   where r.ctid = d.at and r.tenant + 0 = d.tenant and r.id = d.id and r.last_seq = d.seen
   returning 1
 )
