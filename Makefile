@@ -81,7 +81,7 @@ screenshots: env console browser ## every screen of the console in both themes, 
 chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--minutes 5 --seed 1"
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
-bench: env ## the figures, as ratios to pgbench in the same run
+bench: env console-if-npm ## the figures, as ratios to pgbench in the same run
 	$(BIN)/python scripts/bench.py $(ARGS)
 
 fuzz: env ## random requests against the API; ARGS="--seed 1"

@@ -4,7 +4,8 @@
 
 W1 drain 5,000 one-step runs with 2 workers · W2 300 chains of 10 · W3 20 × (1 → 50 → 1) · W4 one run at a time ·
 W5 submissions · W6 SIGKILL in a step → running elsewhere · W7 W1 beside 200,000 other steps ·
-W8 recorded effects, resuming, approvals, replay · W9 agents, reservations · idle queries · memory.
+W8 recorded effects, resuming, approvals, replay · W9 agents, reservations · idle queries · memory · the console in
+Chromium (needs `make console`).
 PostgreSQL has its default settings but for room for WAL, with fsync on. Figures are medians of rounds.
 """
 
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from harness import agents, effects, yardstick
+from harness import agents, console, effects, yardstick
 from harness.loopback import Connection, until_closed
 from harness.stand import API_PORT, WORKERS, Bench, chain, fan, run, step
 from harness.zygote import Zygote
@@ -41,6 +42,7 @@ from durable_agent.db.pool import Database
 from durable_agent.engine.submit import Memory, Submission, submit
 
 OTHERS = 200_000
+ALL = ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "idle", "console")
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
@@ -86,7 +88,7 @@ async def _one_at_a_time_http(count: int) -> list[float]:
     body = orjson.dumps({"steps": [{"name": "noop"}]})
     for n in range(count + 20):
         began_s = time.perf_counter()
-        status, answer = await connection.post("/runs", body)
+        status, answer = await connection.post_json("/runs", body)
         assert status == 201, answer
         await until_closed(API_PORT, f"/ws/{answer['id']}")
         if n >= 20:
@@ -103,7 +105,7 @@ async def _posts(total: int, clients: int) -> float:
     async def client(count: int) -> None:
         connection = Connection(API_PORT)
         for _ in range(count):
-            status, answer = await connection.post("/runs", body)
+            status, answer = await connection.post_json("/runs", body)
             assert status == 201, answer
         connection.close()
 
@@ -117,11 +119,11 @@ async def _bulk(batches: int) -> float:
     """W5: runs a second by POST /runs/batch, 1,000 a request."""
     body = orjson.dumps({"runs": [{"goal": "bench", "steps": [{"name": "noop"}]}] * 1000})
     connection = Connection(API_PORT)
-    status, _ = await connection.post("/runs/batch", body)
+    status, _ = await connection.post_json("/runs/batch", body)
     assert status == 201
     began_s = time.perf_counter()
     for _ in range(batches):
-        await connection.post("/runs/batch", body)
+        await connection.post_json("/runs/batch", body)
     took_s = time.perf_counter() - began_s
     connection.close()
     return batches * 1000 / took_s
@@ -243,19 +245,22 @@ def main() -> None:
     """Measure everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--only", help="comma-separated: W1,W2,W3,W4,W5,W6,W7,W8,W9,idle")
+    parser.add_argument("--only", help=f"comma-separated: {','.join(ALL)}")
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long a live run is watched in the console")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    wanted = (
-        set(given.only.split(",")) if given.only else {"W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "idle"}
-    )
+    wanted = set(given.only.split(",") if given.only else ALL)
+    if unknown := wanted - set(ALL):
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     with (
         tempfile.TemporaryDirectory(prefix="durable-agent-bench-", dir="/var/tmp", ignore_cleanup_errors=True) as made,
         ExitStack() as stack,
     ):
         Path(made).chmod(0o755)
         bench = Bench(Path(made), stack)
-        figures = measure_all(bench, wanted, given.repeat)
+        figures = measure_all(bench, wanted, given.repeat) if wanted != {"console"} else {"ratios": {}}
+        if "console" in wanted:
+            figures.update(console.measure(bench, given.minutes, quantiles))
     print(f"\n{'figure':<44} {'value':>12}  {'ratio':>7}")
     for name, value in figures.items():
         ratio = figures["ratios"].get(name, "")

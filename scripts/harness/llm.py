@@ -22,7 +22,8 @@ _KEY = re.compile(rb"idempotency-key: *(\S+)", re.IGNORECASE)
 
 @dataclass(slots=True)
 class Llm:
-    """A running provider. `calls` of `tool` are asked for before the answer; each reply takes `delay_s`.
+    """A running provider. `calls` of `tool` are asked for before the answer; each reply takes `delay_s`;
+    `took_s` is what all replies really took.
 
     `refuse` may return (status, headers) in place of a reply; `on_request` hears each key as it comes.
     """
@@ -35,6 +36,7 @@ class Llm:
     on_request: Callable[[str], Awaitable[None]] | None = None
     came: list[tuple[float, str]] = field(default_factory=list)
     keys: Counter[str] = field(default_factory=Counter)
+    took_s: float = 0.0
     at_once: int = 0
     most_at_once: int = 0
 
@@ -50,9 +52,10 @@ class Llm:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = _LENGTH.search(head)
                 body = await reader.readexactly(int(length.group(1)) if length else 0)
-                key = _KEY.search(head)
+                key, came_s = _KEY.search(head), time.perf_counter()
                 await self._answer(key.group(1).decode() if key else "", orjson.loads(body), writer)
                 await writer.drain()
+                self.took_s += time.perf_counter() - came_s
         writer.close()
 
     async def _answer(self, key: str, asked: dict[str, Any], writer: asyncio.StreamWriter) -> None:

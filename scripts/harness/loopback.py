@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -17,16 +18,22 @@ class Connection:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def post(self, path: str, body: bytes) -> tuple[int, Any]:
+    async def post_json(self, path: str, body: bytes) -> tuple[int, Any]:
         """Return the status and the JSON answer of a POST."""
+        status, content = await self.post(path, body)
+        return status, orjson.loads(content)
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+        """Return the status and the body of the answer to a POST."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=2**26)
         reader, writer = self._streams
         head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\ncontent-type: application/json\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-        return int(answer[9:12]), orjson.loads(await reader.readexactly(length))
+        return int(answer[9:12]), await reader.readexactly(length)
 
     def close(self) -> None:
         """Close the connection."""

@@ -51,6 +51,15 @@ async def sleep(delay_s: float) -> None:
     await asyncio.sleep(delay_s)
 
 
+@step("talk")
+async def talk(ctx: Context, times: int, rate: float) -> None:
+    """Say something so many times, so many times a second."""
+    began_s = asyncio.get_running_loop().time()
+    for no in range(times):
+        await ctx.emit("said", {"no": no, "text": "a line of what is going on, as long as such lines are"})
+        await asyncio.sleep(max(0.0, began_s + no / rate - asyncio.get_running_loop().time()))
+
+
 @tool("ping", effect="safe")
 async def ping(n: int) -> int:
     """Answer at once."""

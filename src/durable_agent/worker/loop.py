@@ -32,7 +32,7 @@ log = logger("worker")
 
 BATCH = 200
 # From a result that is handed over to the next question of the same attempt, through a task or two.
-TURNS = 3
+TURNS = 6
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Worker:
         self._wake.set()
 
     async def _pump(self, group: asyncio.TaskGroup) -> None:
-        failures, deadline_s = 0, None
+        failures, deadline_s, begun = 0, None, False
         while True:
             if self.draining:
                 deadline_s = deadline_s or time.monotonic() + self.grace_s
@@ -103,7 +103,7 @@ class Worker:
                     return
                 if time.monotonic() >= deadline_s:
                     self._give_back()
-            if self._outcomes:
+            if self._outcomes or begun:
                 await self._gather()
             batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
             free = 0 if self.draining else self.concurrency - len(self.running)
@@ -124,6 +124,7 @@ class Worker:
             failures = 0
             self._answer(batch, answer.verdicts)
             self._start(group, answer.claims)
+            begun = bool(answer.claims)
             if looks and answer.more and not self.draining and self.concurrency > len(self.running):
                 self._look = True
                 # Work is there but held by others at this moment; it is free again within a commit's time.
@@ -140,7 +141,7 @@ class Worker:
         return looks
 
     async def _gather(self) -> None:
-        """Let who just handed a result over ask for the next thing, a few turns of the loop later: one commit takes both."""
+        """Let who just began or handed a result over ask for the next thing, a few turns later: one commit takes both."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
 
