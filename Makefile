@@ -8,7 +8,7 @@ ARGS ?=
 CONSOLE := src/durable_agent/_console/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi screenshots chaos bench fuzz lock clean
+.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi screenshots chaos bench fuzz models lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -83,6 +83,9 @@ chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--minutes 5 --seed 
 
 bench: env console-if-npm ## the figures, as ratios to pgbench in the same run
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+models: env ## the protocol's models: every state searched, every witness caught (needs spin and gcc)
+	$(BIN)/python scripts/models.py $(ARGS)
 
 fuzz: env ## random requests against the API; ARGS="--seed 1"
 	$(BIN)/python scripts/fuzz.py $(ARGS)

@@ -198,11 +198,12 @@ class Story:
     async def _start(self, body: dict[str, Any]) -> str:
         return str((await self.post("/runs", body))["id"])
 
-    async def _research(self, topic: str, name: str | None = None) -> None:
+    async def _research(self, topic: str, name: str | None = None) -> str:
         run = await self._start({"graph": "research-swarm", "goal": topic, "input": {"topic": topic}})
         if name:
             self.ids[name] = run
             await self._ended(run)
+        return run
 
     async def _ended(self, run: str) -> None:
         async for _ in events(self._system.url, run):

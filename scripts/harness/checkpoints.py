@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from langgraph.checkpoint.base import empty_checkpoint
@@ -48,7 +48,7 @@ async def _measure(url: str, repeat: int) -> tuple[float, float]:
     ):
         backend, claims = await _claims(db)
         for _ in range(repeat + 1):
-            stock.append(await _timed(lambda claim: AsyncPostgresSaver(pool), claims))
+            stock.append(await _timed(lambda claim: AsyncPostgresSaver(cast(Any, pool)), claims))
             fenced.append(
                 await _timed(
                     lambda claim: FencedSaver(fenced=lambda: backend.fenced(claim.lease), reading=backend.reading),
@@ -78,7 +78,7 @@ async def _put(saver: Any, thread: str) -> None:
     config: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
     for number in range(PUTS):
         checkpoint = empty_checkpoint()
-        versions = {"messages": f"{number + 1:032}.0"}
+        versions: dict[str, str | int | float] = {"messages": f"{number + 1:032}.0"}
         checkpoint["channel_values"] = {"messages": ["x" * 100] * 10}
         checkpoint["channel_versions"] = versions
         config = await saver.aput(config, checkpoint, {"source": "loop", "step": number}, versions)

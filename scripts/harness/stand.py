@@ -141,7 +141,7 @@ class Bench:
             "from events where at > %s",
             mark,
         )
-        return steps / (high - low).total_seconds()
+        return float(steps / (high - low).total_seconds())
 
     async def fill(self, specs: Sequence[RunSpec]) -> None:
         """Submit the runs, 500 a transaction."""

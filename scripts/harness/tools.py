@@ -69,7 +69,7 @@ async def ping(n: int) -> int:
 @step("calls")
 async def calls(ctx: Context, times: int, fails: int = 0) -> int:
     """Make so many recorded calls, one after the other; fail the first attempts after them."""
-    done = sum([await ctx.call("ping", n=n) for n in range(times)])
+    done: int = sum([await ctx.call("ping", n=n) for n in range(times)])
     if ctx.attempt <= fails:
         raise RetryableError("not yet")
     return done

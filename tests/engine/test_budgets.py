@@ -14,8 +14,8 @@ import pytest
 from durable_agent.core.effects import effect_key
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.outcomes import Booked, Intended, Metered, Recorded, Released, Suspended, Used, Verdict
-from durable_agent.core.records import DEFAULT_TENANT, Claim, EffectClass, EffectState, Limit, WaitKind
-from durable_agent.engine import control
+from durable_agent.core.records import DEFAULT_TENANT, Claim, EffectClass, EffectState, Limit, RunId, WaitKind
+from durable_agent.engine import control, waiting
 from durable_agent.engine.grant import grant, settle_budgets
 from durable_agent.errors import InvalidRequest
 from tests.support.postgres import Database
@@ -177,6 +177,49 @@ async def test_a_run_that_had_no_limit_gets_one_that_knows_what_is_spent(engine:
     (again,) = await hand.claim()
     assert again.budgeted
     assert await hand.settle(intent(again, 2, 131)) == [Verdict.PAUSED]
+    await control.cancel(engine.pools, DEFAULT_TENANT, run, actor="me")
+
+
+async def test_a_limit_cannot_be_set_below_what_is_spent_and_what_calls_under_way_hold(
+    engine: Engine, database: Database
+) -> None:
+    run, hand, (claim,) = await begun(engine, Limit("tokens", 1000))
+    spent, asked = intent(claim, 1, 200), intent(claim, 2, 600)
+    await hand.settle(spent)
+    await hand.settle(result(spent, 100))
+    await hand.settle(asked)
+    with pytest.raises(
+        InvalidRequest, match="699 is less than the 100 that are spent and the 600 that calls under way hold"
+    ):
+        await hand_out(engine, run, 699)
+    await hand_out(engine, run, 700)
+    assert budgets(database.url, run) == {"tokens": (700, 100, 600)}
+    await hand.settle(result(asked, 600))
+    await hand.succeed(claim)
+    assert budgets(database.url, run) == {"tokens": (700, 700, 0)}
+
+
+async def test_a_limit_waits_for_a_child_older_than_its_root_and_takes_nothing_before_it(
+    engine: Engine, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts a child gives it its id by his own clock; runs are locked in the order of their ids all the same."""
+    run, hand, (claim,) = await begun(engine, Limit("tokens", 1000))
+    before = UUID(int=run.int - (5000 << 80))
+    monkeypatch.setattr(waiting, "uuid7", lambda: before)
+    await hand.settle(Suspended(claim.lease, WaitKind.RUN, "run", {}, "x", run=run_of(step("inner"))))
+    monkeypatch.undo()
+    engine.runs.append(RunId(before))
+    async with await psycopg.AsyncConnection.connect(database.url) as batch:
+        for_update = "select from runs where id = %s for no key update"
+        await batch.execute(for_update, [before])
+        setting = asyncio.create_task(grant(engine.pools, DEFAULT_TENANT, run, [Limit("microusd", 900)], actor="me"))
+        waits = "select count(*)::int from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        while database.execute(waits) == [(0,)]:  # noqa: ASYNC110  # another session makes it true
+            await asyncio.sleep(0.01)
+        await batch.execute("set local lock_timeout = '5s'")
+        await batch.execute(for_update, [run])
+    await setting
+    assert budgets(database.url, run)["microusd"] == (900, 0, 0)
     await control.cancel(engine.pools, DEFAULT_TENANT, run, actor="me")
 
 

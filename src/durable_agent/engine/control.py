@@ -40,10 +40,17 @@ class Held:
 
 
 @asynccontextmanager
-async def locked(db: Database, tenant: Tenant, run_id: UUID) -> AsyncIterator[Held]:
-    """Yield the run under its lock; on leaving, the journal is written and committed. Raises NotFound, Conflict."""
+async def locked(
+    db: Database, tenant: Tenant, run_id: UUID, first: tuple[str, dict[str, Any]] | None = None
+) -> AsyncIterator[Held]:
+    """Yield the run under its lock; on leaving, the journal is written and committed. Raises NotFound, Conflict.
+
+    `first` is a statement that locks what must be locked before it.
+    """
     try:
         async with db.transaction() as conn, batch(conn):
+            if first is not None:
+                await conn.execute(*first)
             rows = await (
                 await conn.execute(JOURNAL.lock_runs, literals(("tenants", "runs"), [(tenant, run_id)]))
             ).fetchall()

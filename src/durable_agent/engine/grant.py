@@ -25,14 +25,16 @@ async def grant(
     """Set limits of the run's tree; runs of it that a budget paused go on. Ring READY and EVENTS afterwards.
 
     Returns the root, which the limits belong to, and the runs that go on. Raises NotFound, Conflict (the tree has ended),
-    InvalidRequest (less than is spent already).
+    InvalidRequest (less than is spent already and held by calls under way).
     """
     async with db.reading() as conn:
         row = await (await conn.execute(BUDGETS.tree_of, {"tenant": tenant, "run": run_id})).fetchone()
     if row is None:
         raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
     root = RunId(row[0])
-    async with locked(db, tenant, root) as held:
+    # The whole tree, in the order of its ids (R1): a child that a worker with a slow clock started comes before its root.
+    tree = BUDGETS.lock_spenders, {"tenant": tenant, "owner": root}
+    async with locked(db, tenant, root, tree) as held:
         if held.head.status.final:
             raise Conflict(
                 f"run {root} is {held.head.status.value}: nothing of it will spend any more", run_id=str(root)
@@ -46,21 +48,22 @@ async def grant(
 
 async def _set(held: Held, limits: Sequence[Limit]) -> None:
     tenant, root = held.head.key
-    cursor = await held.conn.execute(BUDGETS.of_owner, {"tenant": tenant, "owner": root})
-    known = {meter: (spent, on_limit) for meter, _, _, spent, _, on_limit, _ in await cursor.fetchall()}
+    cursor = await held.conn.execute(BUDGETS.lock_owner, {"tenant": tenant, "owner": root})
+    known = {meter: (spent, held_now, on_limit) for meter, spent, held_now, on_limit in await cursor.fetchall()}
     late = any(limit.meter not in known for limit in limits)
     reserved = await under_way(held.conn, tenant, root) if late else {}
     (tree,) = await (await held.conn.execute(BUDGETS.tree_of, held.where)).fetchall()
     since, before = tree[1].isoformat(), {TOKENS: tree[3], MICROUSD: tree[4]}
     rows = []
     for limit in limits:
-        spent, on_limit = known.get(limit.meter, (before.get(limit.meter, 0), "fail"))
-        if limit.cap < spent:
+        new = before.get(limit.meter, 0), reserved.get(limit.meter, 0), "fail"
+        spent, held_now, on_limit = known.get(limit.meter, new)
+        if limit.cap < spent + held_now:
+            more = f" and the {held_now} that calls under way hold" if held_now else ""
             raise InvalidRequest(
-                f"budget {limit.meter!r}: {limit.cap} is less than the {spent} that are spent; give the new total",
+                f"budget {limit.meter!r}: {limit.cap} is less than the {spent} that are spent{more}; give the new total",
                 field=f"budget.{limit.meter}",
             )
-        held_now = reserved.get(limit.meter, 0)
         rows.append(
             (tenant, root, "run", limit.meter, 0, limit.cap, spent, held_now, limit.on_limit or on_limit, since)
         )

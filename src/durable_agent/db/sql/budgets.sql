@@ -159,6 +159,13 @@ from held h cross join lateral json_each_text(h.reserved) k
 where h.live and k.value is not null
 group by 1;
 
+-- name: lock_owner
+-- The budgets of a tree, to be set anew. Index: budgets_pk. Locks: the budget rows, waiting, in the order of their key (R1).
+select b.meter, b.spent, b.reserved, b.on_limit
+from budgets b where b.tenant = %(tenant)s and b.owner = %(owner)s and b.window_s = 0
+order by b.tenant, b.owner, b.meter, b.window_s
+for no key update;
+
 -- name: of_owner
 -- The budgets of a tree or an agent, as they stand. Index: budgets_pk.
 select b.meter, b.window_s, b.cap, b.spent, b.reserved, b.on_limit, b.due_at
