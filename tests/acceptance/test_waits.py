@@ -56,6 +56,27 @@ async def test_a_rejected_approval_ends_the_run_or_is_an_answer_like_another(api
     assert (await end(api, going_on))["steps"][0]["output"]["approved"] is False
 
 
+async def test_what_waits_is_listed_the_oldest_first_and_what_is_over_the_newest_first(api: Api) -> None:
+    asked = []
+    for name in ("a", "b", "c"):
+        run_id = await api.start({"name": f"approval.{name}", "input": {}})
+        asked.append((await wait_of(api, run_id))["id"])
+
+    async def pages(state: str) -> list[str]:
+        found, cursor = [], ""
+        while True:
+            page = (await api.http.get(f"/waits?state={state}&limit=2{cursor}")).json()
+            found += [one["id"] for one in page["items"]]
+            if page["next_cursor"] is None:
+                return found
+            cursor = f"&cursor={page['next_cursor']}"
+
+    assert await pages("open") == asked
+    for wait in asked:
+        await api.http.post(f"/waits/{wait}/approve")
+    assert await pages("answered") == asked[::-1]
+
+
 async def test_exactly_one_of_many_answers_wins_and_the_others_are_told_who(api: Api) -> None:
     run_id = await api.start({"name": "approval.a", "input": {"on_reject": "continue"}})
     wait = await wait_of(api, run_id)

@@ -213,7 +213,9 @@ async def test_a_limit_waits_for_a_child_older_than_its_root_and_takes_nothing_b
         for_update = "select from runs where id = %s for no key update"
         await batch.execute(for_update, [before])
         setting = asyncio.create_task(grant(engine.pools, DEFAULT_TENANT, run, [Limit("microusd", 900)], actor="me"))
-        waits = "select count(*)::int from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        waits = (
+            "select count(*)::int from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
         while database.execute(waits) == [(0,)]:  # noqa: ASYNC110  # another session makes it true
             await asyncio.sleep(0.01)
         await batch.execute("set local lock_timeout = '5s'")

@@ -33,14 +33,18 @@ async def list_waits(
     kind: WaitKind | None = None, run_id: UUID | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:  # fmt: skip
-    """List what people are asked (approvals, questions, unknown effects), the oldest first; another `kind` by name."""
+    """List what people are asked (approvals, questions, unknown effects), the oldest first; what is over, the newest first.
+
+    Another `kind` by name.
+    """
     after = read_cursor(cursor)
     params = {
         "tenant": who.tenant, "state": None if state == "all" else state, "kind": kind.value if kind else None,
         "people": kind is None, "run": run_id, "after": after[0] if after else None, "limit": limit + 1,
     }  # fmt: skip
+    listed = reads.WAITS.list_waits if state in ("open", "all") else reads.WAITS.past_waits
     async with state_of(request).db.reading() as conn:
-        rows = await reads.rows(conn, reads.WAITS.list_waits, params)
+        rows = await reads.rows(conn, listed, params)
     page = rows[:limit]
     more = cursor_of(str(page[-1]["id"])) if len(rows) > limit else None
     return reply({"items": page, "next_cursor": more})

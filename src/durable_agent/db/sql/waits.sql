@@ -151,6 +151,21 @@ where w.tenant = %(tenant)s
   and (%(after)s::uuid is null or w.id > %(after)s::uuid)
 order by w.id limit %(limit)s;
 
+-- name: past_waits
+-- Waits for people that are over, the newest first. Index: waits_pk, backwards.
+select w.id, w.run_id, s.name as step, w.kind, w.name, w.state, w.due_at as expires_at, w.opened_at, w.answered_at,
+       w.consumed_at, w.answered_by, w.request, w.request_sha256, w.answer, r.goal
+from waits w
+join steps s on s.tenant = w.tenant and s.run_id = w.run_id and s.no = w.step_no
+join runs r on r.tenant = w.tenant and r.id = w.run_id
+where w.tenant = %(tenant)s
+  and (not %(people)s or w.kind in ('approval', 'input', 'unknown_effect'))
+  and w.state = %(state)s
+  and (%(kind)s::text is null or w.kind = %(kind)s::text)
+  and (%(run)s::uuid is null or w.run_id = %(run)s::uuid)
+  and (%(after)s::uuid is null or w.id < %(after)s::uuid)
+order by w.id desc limit %(limit)s;
+
 -- name: of_run
 -- A run's waits, for its export. Index: waits_step.
 select w.id, w.step_no, w.no, w.kind, w.name, w.state, w.request_sha256, w.due_at, w.opened_at, w.answered_at, w.consumed_at,
