@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Event, Run } from "@/api/types";
-import { applyEvents } from "@/live/apply";
+import { applyEvents, bounded, KEPT, MOST } from "@/live/apply";
 
 const step = (name: string, status: string) => ({ name, status, worker: null, started_at: null, finished_at: null, attempt: 0, claim_no: 0 });
 const run = (steps: ReturnType<typeof step>[], last_seq = 2) =>
@@ -36,5 +36,26 @@ describe("applyEvents", () => {
 
   it("ends the run", () => {
     expect(applyEvents(run([]), [event(3, "run.completed")])).toMatchObject({ status: "completed", finished_at: "2026-01-01T00:00:03Z" });
+  });
+});
+
+describe("bounded", () => {
+  const said = (many: number, from = 1) => Array.from({ length: many }, (_, no) => event(from + no, "step.emitted", "a"));
+
+  it("keeps all while they are few", () => {
+    const events = said(MOST);
+    expect(bounded(events)).toBe(events);
+  });
+
+  it("lets the oldest go that move nothing, and keeps what the timeline is drawn from", () => {
+    const kept = bounded([event(1, "run.started"), event(2, "step.claimed", "a"), ...said(MOST, 3)]);
+    expect(kept).toHaveLength(KEPT);
+    expect(kept.slice(0, 2).map(({ type }) => type)).toEqual(["run.started", "step.claimed"]);
+    expect(kept[2]!.seq).toBe(MOST - KEPT + 5);
+    expect(kept.at(-1)!.seq).toBe(MOST + 2);
+  });
+
+  it("keeps no more than so many of any kind", () => {
+    expect(bounded(Array.from({ length: MOST + 5 }, (_, no) => event(no + 1, "step.claimed", "a"))).map(({ seq }) => seq)[0]).toBe(6);
   });
 });

@@ -53,6 +53,18 @@ export function applyEvents(run: Run, events: readonly Event[]): Run {
   return steps.size ? { ...head, steps: run.steps.map((step) => steps.get(step.name) ?? step) } : head;
 }
 
+/** A tab may stay open for days: of so many events, the oldest of those that move nothing are let go, down to so many. */
+export const MOST = 20_000;
+export const KEPT = 16_000;
+
+/** Return the events that are kept; the same list while they are few. */
+export function bounded(events: Event[]): Event[] {
+  if (events.length <= MOST) return events;
+  let excess = events.length - KEPT;
+  const kept = events.filter((event) => !(excess > 0 && (event.type === "step.emitted" || event.type.startsWith("effect.")) && excess--));
+  return kept.slice(Math.max(0, kept.length - MOST));
+}
+
 function stepAfter(step: Step, event: Event): Step {
   const status = STEP[event.type];
   if (!status) return step;

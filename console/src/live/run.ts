@@ -3,7 +3,7 @@ import { useQuery, useQueryClient, type QueryClient } from "@tanstack/react-quer
 import { useEffect, useState } from "react";
 import { eventsQuery, runQuery } from "@/api/queries";
 import type { Event, Run } from "@/api/types";
-import { applyEvents } from "@/live/apply";
+import { applyEvents, bounded } from "@/live/apply";
 import { follow, type Connection, type Frame } from "@/live/socket";
 
 /** What models are saying at this moment, by step and number of the call. */
@@ -46,7 +46,7 @@ function takeIn(client: QueryClient, id: string, frames: Frame[], refresh: () =>
   const last = before.at(-1)?.seq ?? 0;
   const fresh = frames.filter((frame): frame is Event => frame.seq !== null && frame.seq > last);
   if (!fresh.length) return;
-  client.setQueryData<Event[]>(key, [...before, ...fresh]);
+  client.setQueryData<Event[]>(key, bounded([...before, ...fresh]));
   const run = client.getQueryData<Run>(runQuery(id).queryKey);
   if (!run || fresh.at(-1)!.seq <= run.last_seq) return;
   client.setQueryData<Run>(runQuery(id).queryKey, applyEvents(run, fresh));

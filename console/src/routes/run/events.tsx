@@ -28,6 +28,8 @@ export function Events({ events, live, filter, onFilter, onSelect }: Props) {
   const wanted = useDeferredValue(filter.text);
   const shown = useMemo(() => filtered(events, { type: filter.type, text: wanted }), [events, filter.type, wanted]);
   const [following, setFollowing] = useState(false);
+  // Numbers have no gaps: what is missing of them was let go (`bounded`).
+  const gone = (events.at(-1)?.seq ?? 0) - events.length;
   return (
     <div className="flex h-full flex-col rounded-lg border bg-panel">
       <div className="flex flex-wrap items-center gap-2 border-b px-3 py-2">
@@ -37,7 +39,7 @@ export function Events({ events, live, filter, onFilter, onSelect }: Props) {
           {types.map((one) => <option key={one} value={one}>{one}</option>)}
         </Select></div>
         <div className="min-w-36 flex-1 md:max-w-72"><Input label="Filter by text" hideLabel type="search" placeholder="Step, worker, message" value={filter.text} onChange={(event) => onFilter({ ...filter, text: event.target.value })} /></div>
-        <span className="tabular ml-auto text-[12.5px] text-soft" role="status">{shown.length === events.length ? `${count(events.length)} events` : `${count(shown.length)} of ${count(events.length)} events`}</span>
+        <span className="tabular ml-auto text-[12.5px] text-soft" role="status">{shown.length === events.length ? `${count(events.length)} events` : `${count(shown.length)} of ${count(events.length)} events`}{gone > 0 && ` · ${count(gone)} older ones are in the export only`}</span>
         {live && <Checkbox label="Follow" checked={following} onChange={(event) => setFollowing(event.target.checked)} />}
       </div>
       {shown.length ? <List events={shown} start={Date.parse(events[0]!.at)} following={following && live} onSelect={onSelect} /> : (
