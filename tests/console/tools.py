@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic_ai.models.openai  # noqa: F401  # so that a forked worker need not load it
 
-from durable_agent import Context, FatalError, tool
+from durable_agent import Context, FatalError, UnknownOutcome, tool
 
 
 @tool("knock", effect="safe")
@@ -44,3 +44,15 @@ async def hurt(ctx: Context, message: str, until: int = 1_000_000) -> str:
 async def give(value: Any = None) -> Any:
     """Return what was given."""
     return value
+
+
+@tool("stay", effect="safe")
+async def stay() -> None:
+    """Go on until cancelled."""
+    await asyncio.Event().wait()
+
+
+@tool("lose", effect="manual")
+async def lose() -> None:
+    """Make a call that nobody hears the end of."""
+    raise UnknownOutcome("the line went dead")
