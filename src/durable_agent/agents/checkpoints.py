@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, LiteralString, cast
 
 import psycopg
@@ -73,13 +74,19 @@ _WRITE: Final[LiteralString] = (
     "select set_config('search_path', 'langgraph', true),"
     " (select count(pg_advisory_xact_lock_shared(hashtextextended(t, 0))) from unnest(%(threads)s::text[]) t)"
 )
-# A checkpoint in one statement: what the stock saver's two would write, behind the same lock.
-_PUT: Final[LiteralString] = (
+# A checkpoint in one statement: what the stock saver's two would write, behind the same lock. Its values come one by one: the
+# driver takes longer over an array than over a statement for each number of them.
+_LOCKED: Final[LiteralString] = (
     "with locked as materialized (select pg_advisory_xact_lock_shared(hashtextextended(%(thread)s::text, 0))),"
+)
+_BLOBS: Final[LiteralString] = (
     " blobs as (insert into langgraph.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)"
     " select %(thread)s::text, %(ns)s::text, b.channel, b.version, b.type, b.blob from locked,"
-    " unnest(%(channels)s::text[], %(versions)s::text[], %(types)s::text[], %(blobs)s::bytea[]) b(channel, version, type, blob)"
+    " (values {values}) b(channel, version, type, blob)"
     " on conflict (thread_id, checkpoint_ns, channel, version) do nothing),"
+)
+_BLOB: Final = "(%(channel{no})s::text, %(version{no})s::text, %(type{no})s::text, %(blob{no})s::bytea)"
+_PUT: Final[LiteralString] = (
     " put as (insert into langgraph.checkpoints"
     " (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)"
     " select %(thread)s::text, %(ns)s::text, %(id)s::text, %(parent)s::text, %(checkpoint)s::jsonb, %(metadata)s::jsonb"
@@ -91,7 +98,8 @@ _WRITE_ALONE: Final[LiteralString] = (
     "select set_config('search_path', 'langgraph', true),"
     " (select count(pg_advisory_xact_lock(hashtextextended(t, 0))) from unnest(%(threads)s::text[]) t)"
 )
-_BLOB: Final = ("channels", "versions", "types", "blobs")
+_BLOB_COLUMNS: Final = ("channel", "version", "type", "blob")
+_MOST_BLOBS: Final = 24  # a statement of more is not worth being prepared
 _TRY_LOCK: Final[LiteralString] = "select pg_try_advisory_lock(%s) as held"
 # What a process that ended in the middle left behind: such an index serves nobody, and would be taken for made.
 _BROKEN_INDEXES: Final[LiteralString] = (
@@ -259,7 +267,7 @@ class FencedSaver(AsyncPostgresSaver):
     async def _send(self, batch: _Batch, write: _Write) -> None:
         if (checkpoint := self._checkpoint(batch)) is not None:
             async with self._fenced() as fence:
-                await fence.write(_PUT, checkpoint)
+                await fence.write(*checkpoint)
             return
         async with self._fenced_cursor(write) as cursor:
             for query, rows in batch.statements:
@@ -267,8 +275,8 @@ class FencedSaver(AsyncPostgresSaver):
             if write.done:
                 await cursor.executemany(_ADD_EFFECTS, [(write.threads[0], no) for no in write.done])
 
-    def _checkpoint(self, batch: _Batch) -> dict[str, Any] | None:
-        """Return the parameters of `_PUT` when the batch is what the stock saver stores a checkpoint by, as we know it."""
+    def _checkpoint(self, batch: _Batch) -> tuple[LiteralString, dict[str, Any]] | None:
+        """Return one statement and its parameters for a batch that the stock saver, as we know it, stores a checkpoint by."""
         blobs: list[Any] = []
         match batch.statements:
             case [(self.UPSERT_CHECKPOINT_BLOBS_SQL, blobs), (self.UPSERT_CHECKPOINTS_SQL, [row])]:
@@ -277,9 +285,20 @@ class FencedSaver(AsyncPostgresSaver):
                 pass
             case _:
                 return None
-        named = dict(zip(("thread", "ns", "id", "parent", "checkpoint", "metadata"), row, strict=True))
-        columns = list(zip(*blobs, strict=True))[2:] or [()] * 4
-        return {**named, **{name: list(of) for name, of in zip(_BLOB, columns, strict=True)}}
+        if len(blobs) > _MOST_BLOBS:
+            return None
+        given = dict(zip(("thread", "ns", "id", "parent", "checkpoint", "metadata"), row, strict=True))
+        for no, (_, _, *blob) in enumerate(blobs):
+            for name, value in zip(_BLOB_COLUMNS, blob, strict=True):
+                given[f"{name}{no}"] = value
+        return _put(len(blobs)), given
+
+
+@cache
+def _put(blobs: int) -> LiteralString:
+    """Return the statement that stores a checkpoint with so many new values."""
+    values = ", ".join(_BLOB.format(no=no) for no in range(blobs))
+    return cast(LiteralString, _LOCKED + (_BLOBS.format(values=values) if blobs else "") + _PUT)
 
 
 class _Batch:
