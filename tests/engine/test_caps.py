@@ -15,6 +15,7 @@ from durable_agent.db import reads
 from durable_agent.engine import agents, control
 from durable_agent.engine.caps import AGENTS, release_all
 from durable_agent.engine.exchange import exchange
+from durable_agent.engine.fork import fork
 from durable_agent.errors import Conflict
 from tests.engine.test_budgets import budgets, intent, result
 from tests.support.postgres import Database
@@ -125,6 +126,18 @@ async def test_a_run_that_is_being_paused_is_not_let_begin(engine: Engine, datab
         await control.cancel(engine.pools, DEFAULT_TENANT, first, actor="me")
         assert states(database) == ["capped", "ready"]
         other.rollback()
+
+
+async def test_a_live_fork_of_an_agents_run_waits_for_its_turn_as_any_other(engine: Engine, database: Database) -> None:
+    agent, hand = await agent_of(engine), engine.hand(tools=("noop",))
+    first = await engine.submit(spec(agent))
+    (claim,) = await hand.claim()
+    await hand.succeed(claim)
+    await engine.submit(spec(agent))
+    engine.runs.append(await fork(engine.pools, DEFAULT_TENANT, first, mode="live", start=0, edits={}, by="me"))
+    assert states(database) == ["ready", "capped"]
+    await put(engine, agent, concurrency=2)
+    assert states(database) == ["ready", "ready"]
 
 
 async def test_workers_are_woken_by_an_end_only_when_another_run_begins(engine: Engine) -> None:

@@ -34,6 +34,7 @@ from durable_agent.db import reads
 from durable_agent.db.arrays import ints
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.engine.caps import release
 from durable_agent.engine.journal import Head, Journal, Row, read_now
 from durable_agent.engine.routes import Routes
 from durable_agent.engine.rows import RUN_COLUMNS, STEP_COLUMNS, SUBMIT, json_text
@@ -67,6 +68,11 @@ class _Fork:
     skipped: set[int] = field(default_factory=set)
     ready: set[int] = field(default_factory=set)
     counts: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def agent(self) -> UUID | None:
+        """The agent among whose runs under way this one counts; it begins when there is room for it."""
+        return self.origin["agent"] if self.mode == LIVE and self.origin["root"] is None else None
 
     def output_of(self, no: int) -> Any:
         edit = self.edits.get(no)
@@ -221,6 +227,8 @@ async def _write(conn: Connection, journal: Journal, tenant: Tenant, made: _Fork
         await conn.execute(BUDGETS.copy_budgets, source)
     await journal.send(conn, rows)
     await journal.write(conn)
+    if made.agent is not None:
+        await release(conn, [(tenant, made.agent)], lifted=True)
     return run_id
 
 
@@ -245,8 +253,9 @@ def _add(journal: Journal, head: Head, rows: Row, made: _Fork, step: dict[str, A
         status = "queued"
         journal.append(head, StepEvent.READY, no)
         journal.enqueued.add(
-            head.tenant, head.id, no, route, ord_, "ready", 0, 0, 0, step["max_crashes"], None, step["deadline_s"], None
-        )
+            head.tenant, head.id, no, route, ord_, "capped" if made.agent is not None else "ready", 0, 0, 0,
+            step["max_crashes"], None, step["deadline_s"], None,
+        )  # fmt: skip
     deps_left, taken = made.counts.get(no, (0, 0))
     attempts = 1 if made.mode == RECORDED else step["max_attempts"]
     rows.add(
