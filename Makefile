@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PG15 := /usr/lib/postgresql/15/bin
 ARGS ?=
+SEEDS ?= 2000
+MINUTES ?= 30
 CONSOLE := src/durable_agent/_console/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi screenshots chaos bench fuzz models lock clean
+.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi screenshots chaos bench fuzz models interleave simulate mutants peers soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -78,11 +80,26 @@ openapi: env ## the OpenAPI document and the console's types, anew (the types ne
 screenshots: env console browser ## every screen of the console in both themes, into docs/images
 	$(BIN)/python scripts/screenshots.py $(ARGS)
 
-chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--minutes 5 --seed 1"
+chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--campaign network --minutes 5 --seed 1"
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
 bench: env console-if-npm ## the figures, as ratios to pgbench in the same run
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+interleave: env ## every pair of the engine's verbs, statement by statement; ARGS="--pairs cancel,succeed"
+	$(BIN)/python scripts/interleave.py $(ARGS)
+
+simulate: env ## workers, store and clients in virtual time, one world a seed; SEEDS=2000 ARGS="--mutants"
+	$(BIN)/python scripts/simulate.py --seeds $(SEEDS) $(ARGS)
+
+mutants: env ## small wrong versions of the protocol, each refused by a test; ARGS="--only fence"
+	$(BIN)/python scripts/mutants.py $(ARGS)
+
+peers: env ## the engine beside its peers on one server; ARGS="--only absurd,dbos --shapes W1"
+	$(BIN)/python scripts/peers.py $(ARGS)
+
+soak: env ## half of the peak for MINUTES, with effects, budgets, audit; ARGS="--json soak.json"
+	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
 
 models: env ## the protocol's models: every state searched, every witness caught (needs spin and gcc)
 	$(BIN)/python scripts/models.py $(ARGS)

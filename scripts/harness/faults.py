@@ -9,7 +9,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,6 @@ import psycopg
 
 from durable_agent.db.pool import TRANSIENT
 from durable_agent.embedded import EmbeddedPostgres
-from harness.zygote import Zygote
 
 Held = tuple[UUID, int, int]
 
@@ -42,7 +41,7 @@ class Faults:
     """The fault loops of a campaign. All run until `over` is set."""
 
     rng: random.Random
-    zygote: Zygote
+    spawn: Callable[[str], int]
     admin_url: str
     postgres: EmbeddedPostgres | None
     workers: dict[str, int]
@@ -59,7 +58,8 @@ class Faults:
             async with await psycopg.AsyncConnection.connect(
                 self.admin_url, autocommit=True, connect_timeout=3
             ) as conn:
-                return await (await conn.execute(query.encode(), params or None)).fetchall()
+                cursor = await conn.execute(query.encode(), params or None)
+                return await cursor.fetchall() if cursor.description else []
         except TRANSIENT:
             return []
 
@@ -88,7 +88,7 @@ class Faults:
         """Start a new worker under the same name: names repeat, and no fence may rest on them."""
         for name, known in self.workers.items():
             if known == pid:
-                self.workers[name] = self.zygote.spawn(name)
+                self.workers[name] = self.spawn(name)
 
     async def kill(self) -> None:
         """SIGKILL workers that hold leases."""
@@ -120,19 +120,19 @@ class Faults:
             self._frozen.add(pid)
             try:
                 if self.signal(pid, signal.SIGSTOP):
-                    await self._wake_beside_successor(pid, (run, no, claim_no))
+                    self.landed["zombie"] += await self.wake_beside_successor(pid, (run, no, claim_no))
             finally:
                 self.signal(pid, signal.SIGCONT)
                 self._frozen.discard(pid)
 
-    async def _wake_beside_successor(self, pid: int, aim: Held) -> None:
-        until = time.monotonic() + 8.0
+    async def wake_beside_successor(self, pid: int, aim: Held, *, within_s: float = 8.0) -> bool:
+        """Wake a frozen worker while another runs a step of its own under a later claim; tell whether that came to pass."""
+        until = time.monotonic() + within_s
         while time.monotonic() < until and not self.over.is_set():
             if await self.query(_SUCCESSOR, *aim, pid):
-                if self.signal(pid, signal.SIGCONT):
-                    self.landed["zombie"] += 1
-                return
+                return self.signal(pid, signal.SIGCONT)
             await asyncio.sleep(0.02)
+        return False
 
     async def drain(self) -> None:
         """SIGTERM workers: their leases must come back uncharged."""

@@ -11,10 +11,11 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from durable_agent.api.hub import DELTAS, Hub, follow
+from durable_agent.api.hub import DELTAS, PAGE, Hub, follow
 from durable_agent.core.records import DEFAULT_TENANT
 from durable_agent.db import reads
 from durable_agent.db.doorbell import Listener
+from durable_agent.engine import control
 from durable_agent.errors import NotFound
 from durable_agent.tasks import ended
 from tests.support.postgres import Database
@@ -110,3 +111,12 @@ async def test_a_run_that_is_not_there_is_not_found(engine: Engine) -> None:
     async with watching(engine, uuid4()) as pages:
         with pytest.raises(NotFound):
             await anext(pages)
+
+
+async def test_a_long_history_is_followed_page_by_page(engine: Engine) -> None:
+    run = await engine.submit(run_of(*(step(f"s{n}") for n in range(PAGE))))
+    await control.cancel(engine.pools, DEFAULT_TENANT, run, actor="me")
+    async with watching(engine, run) as pages:
+        seqs = [frame["seq"] async for page in pages for frame in page]
+    assert len(seqs) > 2 * PAGE
+    assert seqs == list(range(1, len(seqs) + 1))

@@ -67,6 +67,19 @@ def test_every_edit_of_a_history_is_revealed(index: int, how: str) -> None:
         verify(RUN, events, head=head, last_seq=len(STORY))
 
 
+def test_an_edit_whose_own_hash_is_made_anew_is_revealed_by_the_next_event() -> None:
+    events = history()
+    for index in range(len(events) - 1):
+        victim, before = events[index], events[index - 1].hash if index else genesis(RUN)
+        forged = link(
+            before, seq=victim.seq, kind=victim.type, step_no=victim.step_no, at_us=micros(AT), data=b'{"x":1}'
+        )
+        edited = replace(victim, data=b'{"x":1}', detail=None, hash=forged)
+        with pytest.raises(ChainBroken) as broken:
+            verify(RUN, [*events[:index], edited, *events[index + 1 :]])
+        assert broken.value.seq == victim.seq + 1
+
+
 def test_a_cut_tail_is_revealed_by_the_head() -> None:
     events = history()
     assert verify(RUN, events[:-2]) == len(STORY) - 2

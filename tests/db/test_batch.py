@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import psycopg
 import pytest
 
+from durable_agent.db import batch as batch_module
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import Connection
 from durable_agent.db.pool import Database as Pools
@@ -110,3 +113,78 @@ async def test_a_guard_that_does_not_hold_is_a_lost_race_and_nothing_is_written(
     with pytest.raises(LostRace, match="a_statement changed 1 of 2 rows"):
         await fail()
     assert await _marks(conn) == []
+
+
+async def test_what_cannot_be_prepared_is_sent_as_it_is(conn: Connection) -> None:
+    conn.prepare_threshold = None  # behind a pooler
+    async with batch(conn):
+        await conn.execute("insert into marks values (%(n)s)", {"n": 1})
+        found = await conn.execute("select n, %(word)s::text, '%%' from marks where n = %(n)s", {"n": 1, "word": "ü"})
+        assert await found.fetchall() == [(1, "ü", "%")]
+    assert await _marks(conn) == [1]
+    async with conn.cursor() as cursor:
+        await cursor.execute("select count(*)::int from pg_prepared_statements where name like 'da%'")
+        assert await cursor.fetchone() == (0,)
+
+
+async def test_of_many_statements_the_oldest_is_not_kept_prepared(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "MOST_PREPARED", 5)
+    for _ in range(2):
+        async with batch(conn):
+            answers = [await conn.execute(f"select {n} + %s", (1,)) for n in range(8)]
+            assert [await answer.fetchone() for answer in answers] == [(n + 1,) for n in range(8)]
+    async with conn.cursor() as cursor:
+        await cursor.execute("select count(*)::int from pg_prepared_statements where name like 'da%'")
+        assert await cursor.fetchone() == (5,)
+
+
+async def test_what_the_driver_deallocated_is_prepared_anew(conn: Connection) -> None:
+    async def add(n: int) -> None:
+        async with batch(conn):
+            await conn.execute("insert into marks values (%s)", (n,))
+
+    async def fail() -> None:
+        async with conn.transaction():
+            await conn.execute("select 1 + %s", (1,))
+            raise ZeroDivisionError
+
+    await add(1)
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    await add(2)
+    assert await _marks(conn) == [1, 2]
+
+
+async def test_whoever_is_cancelled_in_the_middle_leaves_nothing_behind(conn: Connection, database: Database) -> None:
+    async def slow() -> None:
+        async with batch(conn):
+            await conn.execute("insert into marks values (1)")
+            await conn.execute("select pg_advisory_xact_lock(7)")
+            await (await conn.execute("select 1")).fetchone()
+
+    with psycopg.connect(database.url) as other:
+        other.execute("select pg_advisory_xact_lock(7)")
+        task = asyncio.create_task(slow())
+        waits = "select count(*)::int from pg_locks where locktype = 'advisory' and not granted"
+        while database.execute(waits) == [(0,)]:  # noqa: ASYNC110  # the server makes it true
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await _marks(conn) == []
+    assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+async def test_values_of_every_kind_come_back_as_they_went_in(conn: Connection) -> None:
+    given = {
+        "whole": 7, "large": 2**40, "broken": 0.5, "yes": True, "text": "it's", "none": None, "id": uuid4(), "bytes": b"\x00\xff",
+        "now": datetime.now(UTC), "words": ["a", "b"],
+    }  # fmt: skip
+    async with batch(conn):
+        answer = await conn.execute(
+            "select %(whole)s, %(large)s, %(broken)s, %(yes)s, %(text)s::text, %(none)s::text, %(id)s, %(bytes)s, %(now)s, %(words)s::text[]",
+            given,
+        )
+        assert await answer.fetchone() == tuple(given.values())

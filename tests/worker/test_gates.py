@@ -109,6 +109,17 @@ async def test_a_slot_is_free_for_others_when_its_call_ended(engine: Engine, dat
         assert slots(database) == 1
 
 
+async def test_a_passage_is_counted_until_it_was_used_or_given_back(engine: Engine, database: Database) -> None:
+    limited(database, concurrency=2)
+    async with Gates(Session(engine)) as gates:
+        used, unused = await gates.passed(NAME, 1), await gates.passed(NAME, 1)
+        assert used.line.in_use == 2
+        await used.through(answers)
+        assert used.line.in_use == 1
+        unused.give_back()
+        assert used.line.in_use == 0
+
+
 async def test_a_passage_that_nobody_waits_for_any_more_is_given_back(engine: Engine, database: Database) -> None:
     limited(database, concurrency=2)
     session = Session(engine)

@@ -298,7 +298,7 @@ class FencedSaver(AsyncPostgresSaver):
 def _put(blobs: int) -> LiteralString:
     """Return the statement that stores a checkpoint with so many new values."""
     values = ", ".join(_BLOB.format(no=no) for no in range(blobs))
-    return cast(LiteralString, _LOCKED + (_BLOBS.format(values=values) if blobs else "") + _PUT)
+    return _LOCKED + (_BLOBS.format(values=values) if blobs else "") + _PUT
 
 
 class _Batch:

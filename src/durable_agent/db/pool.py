@@ -9,19 +9,61 @@ and nothing prepared on it, so there the pool does neither.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any, LiteralString
 
 import orjson
 import psycopg
 from psycopg import AsyncConnection
+from psycopg._preparing import PrepareManager
+from psycopg.adapt import Transformer
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from durable_agent.errors import DatabaseUnavailable
 
 Connection = AsyncConnection[Any]
+
+
+class _Names(PrepareManager):
+    """psycopg's own prepared statements; when it deallocates all there are, a batch's are gone too."""
+
+    def maintain_gen(self, conn: Any) -> Any:
+        if None in self._to_flush:
+            conn.prepared.clear()
+        yield from super().maintain_gen(conn)
+
+
+class EngineConnection(AsyncConnection[Any]):
+    """A connection whose statements may be gathered (`db.batch`). `prepared` are the names of those that the server knows."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._prepared = _Names()
+        self.batch: Any = None
+        self.prepared: OrderedDict[tuple[bytes, tuple[int, ...]], bytes] = OrderedDict()
+        self.named = 0
+
+    @cached_property
+    def dumper(self) -> Any:
+        """What adapts values to PostgreSQL."""
+        return Transformer(self)
+
+    def cursor(self, *given: Any, **named: Any) -> Any:
+        """Return a cursor of psycopg's; a batch has none."""
+        if self.batch is not None:
+            raise RuntimeError("a batch is open on this connection: execute on the connection itself")
+        return super().cursor(*given, **named)
+
+    async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        """Execute a statement, or queue it while a batch is open; its answer is fetched in the same way."""
+        if self.batch is not None:
+            return self.batch.execute(query, params)
+        return await super().execute(query, params, **options)
+
 
 # Errors after which the same work may be tried again on a new connection.
 TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InternalError, PoolTimeout, OSError)
@@ -50,8 +92,9 @@ class Database:
         self.direct_url = direct_url
         self.pooled = False
         self._timeout_ms = str(int(statement_timeout_s * 1000))
-        self.engine = AsyncConnectionPool[Connection](
+        self.engine = AsyncConnectionPool[EngineConnection](
             url,
+            connection_class=EngineConnection,
             min_size=1,
             max_size=size,
             open=False,
@@ -98,7 +141,9 @@ class Database:
 
     async def direct(self, application: str) -> Connection:
         """Return a new connection that no pooler stands before: for LISTEN, liveness and migration."""
-        return await AsyncConnection.connect(self.direct_url, **_kwargs(application))
+        conn = await EngineConnection.connect(self.direct_url, **_kwargs(application))
+        await _prepares(conn)
+        return conn
 
     async def _configure_engine(self, conn: Connection) -> None:
         await self._configure(conn)
@@ -106,14 +151,21 @@ class Database:
             await conn.execute(ENGINE_SETTINGS)
 
     async def _configure(self, conn: Connection) -> None:
-        row = await (await conn.execute("select pg_backend_pid()")).fetchone()
+        self.pooled = not await _prepares(conn)
         set_json_loads(orjson.loads, conn)
-        self.pooled = is_pooled(conn, row[0] if row else 0)
         if self.pooled:
-            conn.prepare_threshold = None
             return
         # A process that is frozen inside a transaction holds its runs' locks: five seconds, no longer.
         await conn.execute(_TIMEOUTS, (self._timeout_ms, "10000", "5000"))
+
+
+async def _prepares(conn: Connection) -> bool:
+    """Let a connection prepare its statements if PostgreSQL itself is at its other end; behind a pooler they would be others'."""
+    row = await (await conn.execute("select pg_backend_pid()")).fetchone()
+    if is_pooled(conn, row[0] if row else 0):
+        return False
+    conn.prepare_threshold = 0
+    return True
 
 
 def is_pooled(conn: Connection, backend_pid: int) -> bool:
@@ -129,12 +181,13 @@ def first_line(error: BaseException) -> str:
 def _kwargs(application: str) -> dict[str, Any]:
     return {
         "autocommit": True,
-        "prepare_threshold": 0,
+        "prepare_threshold": None,  # until it is known who answers
         "application_name": f"durable-agent {application}",
         "connect_timeout": 10,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,  # who vanished while something was on its way to him is missed no later
     }
 
 

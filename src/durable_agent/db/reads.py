@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from psycopg.rows import dict_row
 
 from durable_agent.core.events import StoredEvent
 from durable_agent.core.records import Tenant
@@ -21,9 +20,10 @@ MODELS = load("models")
 
 async def rows(conn: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of a reading statement as dictionaries."""
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement.encode(), params)
-        return await cursor.fetchall()
+    cursor = await conn.execute(statement.encode(), params)
+    found = await cursor.fetchall()
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 async def run(conn: Connection, tenant: Tenant, run_id: UUID) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
 from durable_agent.engine import gate
 from durable_agent.engine.answer import settle_children
-from durable_agent.engine.exchange import SESSIONS, Done, Room, exchange, look, settle_within
+from durable_agent.engine.exchange import SESSIONS, Done, NotAccepted, Room, exchange, look, settle_within
 from durable_agent.engine.fence import Fence, fenced
 from durable_agent.engine.servers import tool_server
 from durable_agent.errors import DatabaseUnavailable, LostRace, RetryableError
@@ -161,6 +161,8 @@ class PostgresTransaction:
             if self.connection.info.transaction_status is not TransactionStatus.INTRANS:
                 raise DatabaseUnavailable("the transaction was ended by the handler; only the step's end may commit it")
             done = await settle_within(self.connection, self._room, outcome)
+        except NotAccepted as refused:
+            return refused.verdict
         except (psycopg.Error, OSError, LostRace) as error:  # also what only the author's own commit finds out
             raise DatabaseUnavailable(f"nobody knows whether it was committed: {first_line(error)}") from error
         finally:

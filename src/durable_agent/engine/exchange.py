@@ -11,14 +11,15 @@ settled by a commit whose answer was lost), nothing was written, and the batch i
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from durable_agent.core.outcomes import ON_THE_WAY, Emitted, Exchange, Outcome, Verdict
+from durable_agent.core.outcomes import ON_THE_WAY, Emitted, Exchange, Metered, Outcome, Released, Verdict
 from durable_agent.core.port import Offer
-from durable_agent.core.records import Tenant, Token, Turn
+from durable_agent.core.records import Lease, RunId, Tenant, Token, Turn
 from durable_agent.core.states import IllegalTransition, RunStatus
 from durable_agent.core.turns import Share, priority_rank, share
 from durable_agent.db.batch import batch
@@ -37,6 +38,9 @@ from durable_agent.errors import LostRace
 
 SESSIONS = load("sessions")
 
+# As long as a statement may take, a transaction whose connection is gone may still be committed.
+UNSURE_S = 35.0
+
 
 @dataclass(slots=True)
 class Room:
@@ -44,7 +48,7 @@ class Room:
 
     `usual` is the only route there was work on when there last was any: a worker that is woken asks there without a
     look first. With several routes it looks, for then their order matters. `doubtful`: the last exchange may have been
-    committed without an answer.
+    committed without an answer; `unsure_until_s`: one before may be committed even now, by the monotonic clock.
     """
 
     offer: Offer
@@ -55,6 +59,7 @@ class Room:
     round: int = 0
     held: dict[Token, Leased] = field(default_factory=dict)
     doubtful: bool = False
+    unsure_until_s: float = 0.0
 
     def serves(self, tenant: int, route: int) -> bool:
         """Whether this worker offers what the route asks for."""
@@ -68,15 +73,15 @@ class Room:
     def recall(self, outcomes: Sequence[Outcome]) -> list[Leased] | None:
         """Return what is remembered of each outcome's step; None when the rows must be asked.
 
-        So they must for a step that is not remembered, an event that has no fence of its own, an approval that is to be
-        used, and after an unknown commit.
+        So they must for a step that is not remembered, what has no fence of its own, an approval that is to be used, and after
+        an unknown commit.
         """
         if self.doubtful or uses_approval(outcomes):
             return None
         found: list[Leased] = []
         for outcome in outcomes:
             one = self.held.get(outcome.lease.token)
-            if one is None or isinstance(outcome, Emitted):
+            if one is None or isinstance(outcome, Emitted | Metered):
                 return None
             found.append(one)
         return found
@@ -122,7 +127,31 @@ async def look(db: Database, room: Room) -> bool:
 
 
 async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
-    """Settle the outcomes and claim up to `free` steps. See `core.port.Backend.exchange`."""
+    """Settle the outcomes and claim up to `free` steps. See `core.port.Backend.exchange`.
+
+    For a while after an exchange nobody heard the end of, leases that it may have taken are given back: no attempt knows of them.
+    """
+    strays = await _strays(db, room) if time.monotonic() < room.unsure_until_s else []
+    try:
+        done = await _settle_and_claim(db, room, [*outcomes, *strays], free=free, solo=solo)
+    except BaseException:
+        room.unsure_until_s = time.monotonic() + UNSURE_S
+        raise
+    verdicts = done.answer.verdicts[: len(outcomes)]
+    return replace(done, answer=replace(done.answer, verdicts=verdicts)) if strays else done
+
+
+async def _strays(db: Database, room: Room) -> list[Released]:
+    async with db.transaction() as conn:
+        known = {"session": room.offer.session, "known": list(room.held)}
+        rows = await (await conn.execute(SESSIONS.strays, known)).fetchall()
+    return [
+        Released(Lease(Tenant(tenant), RunId(run), no, claim_no, Token(token)))
+        for tenant, run, no, claim_no, token in rows
+    ]
+
+
+async def _settle_and_claim(db: Database, room: Room, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
     ask = Ask(outcomes, max(free, 0), share(room.turns or room.usual, max(free, 0), after=room.round), solo)
     room.round += 1
     held = room.recall(outcomes)
@@ -140,8 +169,16 @@ async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, fre
     return done
 
 
+class NotAccepted(Exception):
+    """An outcome that was settled in somebody's transaction was not accepted, and nothing of that transaction happened."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.value)
+        self.verdict = verdict
+
+
 async def settle_within(conn: Connection, room: Room, outcome: Outcome) -> Done:
-    """Settle one outcome in the transaction that is open on the connection, and commit both."""
+    """Settle one outcome in the transaction that is open on the connection, and commit both. Raises NotAccepted."""
     return await _on(conn, room, Ask([outcome], 0, {}, False), None, begun=True)
 
 
@@ -176,6 +213,8 @@ async def _on(conn: Connection, room: Room, ask: Ask, held: Sequence[Leased] | N
         begun_others = await release(conn, settlement.freed())
         await cancel_failed(conn, journal, settlement)
         late = await promotion.read_outputs(conn, handed)
+        if begun and settlement.verdicts != [Verdict.OK]:
+            raise NotAccepted(settlement.verdicts[0])  # what the transaction did is undone with it
     outputs = await late.fetchall() if late is not None else ()
     woken = bool(begun_others is not None and await begun_others.fetchall()) or woken
     leased += _handed(room, promotion, handed, held or (), outputs)
@@ -212,6 +251,9 @@ async def _settle(
         if any(head and head.budgeted != step.budgeted for head, step in zip(heads, held, strict=True)):
             raise LostRace("a run was limited after its step was leased")  # its budgets have to be locked too
         settlement.settle(outcomes, held)
+        if settlement.record.exhausted or settlement.record.purse.pausing:
+            # It changes the run, and what a refused call writes has no fence: whose lease it is, only the rows can tell.
+            raise LostRace("a budget refuses a call")
     else:
         rows = {(row[0], row[1], row[2]): Step(*row) for row in await reads.steps.fetchall()}
         await settlement.record.know(reads.effects, reads.approvals, reads.metered)

@@ -11,7 +11,8 @@ from typing import Any, LiteralString
 import psycopg
 
 from durable_agent.core.records import Lease
-from durable_agent.db.batch import LOST_RACE, batch
+from durable_agent.db.batch import LOST_RACE
+from durable_agent.db.patient import patient
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
 from durable_agent.errors import LeaseLost, LostRace
@@ -47,7 +48,7 @@ class Fence:
         One round trip with whatever is written within, unless that asks for an answer.
         """
         try:
-            async with batch(self.conn):
+            async with patient(self.conn):
                 await self.conn.execute(SESSIONS.fence, self._lease())
                 yield self.conn
         except LostRace as error:

@@ -33,7 +33,7 @@ from durable_agent.engine.journal import EFFECTS, Journal, read_now
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Lost, Settlement, read
 from durable_agent.engine.waiting import settle_waiting
-from durable_agent.errors import DatabaseUnavailable
+from durable_agent.errors import DatabaseUnavailable, LostRace
 from durable_agent.telemetry import Counters, logger
 
 log = logger("reap")
@@ -165,6 +165,9 @@ class Upkeep:
             return await self._reap(conn, found)
         except TRANSIENT:
             raise
+        except LostRace:
+            if len(found) == 1:
+                return 0  # somebody else's word about it came first
         except psycopg.Error as error:
             if len(found) == 1:
                 lease = found[0].lease

@@ -186,7 +186,11 @@ class Settlement:
                 self.journal.append(
                     head, StepEvent.RELEASED, step.no, claim_no=outcome.lease.claim_no, worker=self.worker, **facts
                 )
-                self._requeue(head, step, outcome.lease, step.failures, step.crashes, delay_s=outcome.delay_s)
+                # Given back in the middle, perhaps: the next attempt looks it up. (Of a manual call the worker has told.)
+                looked_up = step.effect if step.effect == EffectClass.VERIFY else None
+                self._requeue(
+                    head, step, outcome.lease, step.failures, step.crashes, delay_s=outcome.delay_s, effect=looked_up
+                )
             case Lost():
                 self._lose(head, step, outcome)
             case Emitted():

@@ -9,9 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 from durable_agent.artifacts import Artifacts
-from durable_agent.core.outcomes import Failed, Intended, Outcome, Succeeded, Verdict
+from durable_agent.core.outcomes import Failed, Intended, Metered, Outcome, Succeeded, Verdict
 from durable_agent.core.port import AuthorTransaction, Backend, ToolServer
-from durable_agent.core.records import Claim, FailureClass
+from durable_agent.core.records import Claim, FailureClass, Token
 from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost, Unrecorded
 from durable_agent.flow.link import Passage
 from durable_agent.flow.model import Models
@@ -42,8 +42,8 @@ class Desk(Protocol):
         """Return the verdict on an outcome when it is committed."""
         ...
 
-    async def leases_are_good(self) -> None:
-        """Return when the last heartbeat vouches for the leases."""
+    async def leases_are_good(self, token: Token) -> None:
+        """Return when the last heartbeat vouches for a lease."""
         ...
 
     def settled(self) -> None:
@@ -67,9 +67,9 @@ class AttemptLink:
         if verdict is Verdict.LOST or verdict is Verdict.EXHAUSTED:
             # A budget that is used up ends the run in the commit that says so, and the lease with it.
             raise LeaseLost(f"step {self._claim.name!r} of run {self._claim.lease.run_id} is no longer this worker's")
-        if isinstance(outcome, Intended):
+        if isinstance(outcome, Intended | Metered):
             # A process that was frozen after the commit asks whether the call is still its own before it makes it (R5).
-            await self._worker.leases_are_good()
+            await self._worker.leases_are_good(self._claim.lease.token)
         return verdict
 
     def post(self, outcome: Outcome) -> None:
@@ -157,7 +157,7 @@ class AttemptLink:
             verdict = await transaction.settle(outcome)
         except DatabaseUnavailable as error:
             return await self._after_unknown_commit(outcome, error)
-        if verdict is Verdict.LOST:
+        if verdict is not Verdict.OK:  # and nothing of the transaction is left
             raise LeaseLost(f"step {self._claim.name!r} of run {self._claim.lease.run_id} is no longer this worker's")
         self._worker.settled()
         return None

@@ -37,10 +37,11 @@ TURNS = 6
 
 @dataclass(slots=True)
 class Running:
-    """An attempt in flight."""
+    """An attempt in flight: its claim was asked for at `asked_s` and known here at `since_s`."""
 
     claim: Claim
     task: asyncio.Task[None]
+    asked_s: float
     since_s: float
 
     @property
@@ -76,6 +77,8 @@ class Worker:
     _look: bool = True
     _looked_s: float = -math.inf
     _good_until_s: float = 0.0
+    _beat_s: float = -math.inf
+    _owned: frozenset[Token] = frozenset()
     _good: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -112,6 +115,7 @@ class Worker:
                 continue
             looks = self._looks(batch)
             self._look = False
+            asked_s = time.monotonic()
             try:
                 answer = await self.backend.exchange(batch, free=free if looks else 0, solo=not self._chanced())
             except DatabaseUnavailable as error:
@@ -123,7 +127,7 @@ class Worker:
                 continue
             failures = 0
             self._answer(batch, answer.verdicts)
-            self._start(group, answer.claims)
+            self._start(group, answer.claims, asked_s)
             begun = bool(answer.claims)
             if looks and answer.more and not self.draining and self.concurrency > len(self.running):
                 self._look = True
@@ -178,7 +182,8 @@ class Worker:
 
     def beat(self, sent_s: float, owned: frozenset[Token]) -> None:
         """Take note of an answered heartbeat: leases are good for their time from when it was sent (R5)."""
-        self._good_until_s = sent_s + self.lease_s * 0.8
+        self._good_until_s, self._beat_s = sent_s + self.lease_s * 0.8, sent_s
+        self._owned = owned
         self._good.set()
         self.sync(owned, sent_s)
 
@@ -191,18 +196,18 @@ class Worker:
                 self.counters.leases_lost += 1
                 running.task.cancel("lease lost")
 
-    def _start(self, group: asyncio.TaskGroup, claims: Sequence[Claim]) -> None:
+    def _start(self, group: asyncio.TaskGroup, claims: Sequence[Claim], asked_s: float) -> None:
         now_s = time.monotonic()
         for claim in claims:
             name = f"step {claim.name} of run {claim.lease.run_id}"
             task = group.create_task(self._attempt(claim), name=name)
-            self.running[claim.lease.token] = Running(claim, task, now_s)
+            self.running[claim.lease.token] = Running(claim, task, asked_s, now_s)
 
     async def _attempt(self, claim: Claim) -> None:
         outcome: Outcome | None = None
         link = AttemptLink(self, claim)
         try:
-            await self.leases_are_good()
+            await self.leases_are_good(claim.lease.token)
             outcome = await run_attempt(claim, self.registry, link, limit_bytes=self.artifact_limit_bytes)
             outcome = await link.finish(outcome)
         except LeaseLost:
@@ -224,13 +229,21 @@ class Worker:
                             effect=outcome.no, error=outcome.message)  # fmt: skip
             self._outcomes.append(outcome)
 
-    async def leases_are_good(self) -> None:
-        """Return when the last heartbeat vouches for the leases: a process that was frozen asks before it acts."""
-        while time.monotonic() > self._good_until_s:
+    async def leases_are_good(self, token: Token) -> None:
+        """Return when the last heartbeat vouches for the lease: a process that was frozen asks before it acts."""
+        while not self._is_good(token):
             self._good.clear()
             if self.beat_now is not None:
                 self.beat_now()
             await self._good.wait()
+
+    def _is_good(self, token: Token) -> bool:
+        now_s, running = time.monotonic(), self.running.get(token)
+        if now_s > self._good_until_s:
+            return False
+        # One that was sent while the claim was on its way and does not name it: it came too early, or the lease was lost already.
+        unsure = running is not None and running.asked_s <= self._beat_s <= running.since_s and token not in self._owned
+        return not unsure
 
     @property
     def has_outcomes(self) -> bool:

@@ -24,6 +24,11 @@ select q.token from queue q where q.session = %(session)s and q.state = 'leased'
 -- The tokens a session still owns. Index: queue_leased.
 select q.token from queue q where q.session = %(session)s and q.state = 'leased';
 
+-- name: strays
+-- The leases of a session that it does not know of. Index: queue_leased. Locks nothing.
+select q.tenant, q.run_id, q.no, q.claim_no, q.token
+from queue q where q.session = %(session)s and q.state = 'leased' and not q.token = any(%(known)s::uuid[]);
+
 -- name: fence
 -- Holds a live lease against everybody who would end it until this transaction ends, or undoes the transaction.
 -- Index: queue_pk. Locks: the queue row.

@@ -1,0 +1,1 @@
+"""The campaigns of `scripts/chaos.py`, each a class `Run`."""
