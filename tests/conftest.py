@@ -24,6 +24,9 @@ ONCE = {
     "test_tool_servers",
     "test_langgraph",
     "test_pydantic_ai",
+    "test_interleavings",
+    "test_history",
+    "test_simulation_trace",
 }
 
 

@@ -11,6 +11,7 @@ settled by a commit whose answer was lost), nothing was written, and the batch i
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ from durable_agent.core.records import Lease, RunId, Tenant, Token, Turn
 from durable_agent.core.states import IllegalTransition, RunStatus
 from durable_agent.core.turns import Share, priority_rank, share
 from durable_agent.db.batch import batch
-from durable_agent.db.pool import Connection, Database
+from durable_agent.db.pool import TRANSIENT, Connection, Database
 from durable_agent.db.sql import load
 from durable_agent.engine.caps import release
 from durable_agent.engine.claim import Leased, Picked, Step, lease_picked, leased_from, pick, read_records
@@ -134,7 +135,7 @@ async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, fre
     strays = await _strays(db, room) if time.monotonic() < room.unsure_until_s else []
     try:
         done = await _settle_and_claim(db, room, [*outcomes, *strays], free=free, solo=solo)
-    except BaseException:
+    except (*TRANSIENT, asyncio.CancelledError):  # what else is raised was refused, and is rolled back
         room.unsure_until_s = time.monotonic() + UNSURE_S
         raise
     verdicts = done.answer.verdicts[: len(outcomes)]
