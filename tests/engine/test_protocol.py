@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -178,6 +179,12 @@ async def test_a_claim_nobody_heard_of_is_given_back_at_the_next_exchange(engine
     del hand.room.held[stray.lease.token]
     assert await hand.claim() == []
     hand.room.unsure_until_s = math.inf
+    hand.room.unsure_since_s = time.monotonic()
+    database.move_clock(60)  # what was claimed long before is somebody's, remembered or not
+    hand.beat(ttl_s=600)
+    await hand.exchange(free=0)
+    assert database.execute("select count(*)::int from queue where state = 'leased'") == [(2,)]
+    hand.room.unsure_since_s -= 60
     found = await hand.exchange(free=0)
     assert (found.verdicts, found.claims) == ((), ())
     assert database.execute("select no, state from queue order by no") == [

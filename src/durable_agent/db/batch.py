@@ -201,8 +201,7 @@ async def batch(conn: Connection, *, begun: bool = False) -> AsyncIterator[Batch
         if isinstance(error, psycopg.Error):
             raise lost_race(error) from error
         raise
-    finally:
-        _close(conn)
+    _close(conn)
 
 
 def _close(conn: EngineConnection) -> None:

@@ -41,6 +41,7 @@ SESSIONS = load("sessions")
 
 # As long as a statement may take, a transaction whose connection is gone may still be committed.
 UNSURE_S = 35.0
+SLACK_S = 1.0
 
 
 @dataclass(slots=True)
@@ -49,7 +50,8 @@ class Room:
 
     `usual` is the only route there was work on when there last was any: a worker that is woken asks there without a
     look first. With several routes it looks, for then their order matters. `doubtful`: the last exchange may have been
-    committed without an answer; `unsure_until_s`: one before may be committed even now, by the monotonic clock.
+    committed without an answer; `unsure_until_s`: one that began after `unsure_since_s` may be committed even now, by the
+    monotonic clock.
     """
 
     offer: Offer
@@ -60,6 +62,7 @@ class Room:
     round: int = 0
     held: dict[Token, Leased] = field(default_factory=dict)
     doubtful: bool = False
+    unsure_since_s: float = 0.0
     unsure_until_s: float = 0.0
 
     def serves(self, tenant: int, route: int) -> bool:
@@ -132,10 +135,13 @@ async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, fre
 
     For a while after an exchange nobody heard the end of, leases that it may have taken are given back: no attempt knows of them.
     """
-    strays = await _strays(db, room) if time.monotonic() < room.unsure_until_s else []
+    began_s = time.monotonic()
+    strays = await _strays(db, room) if began_s < room.unsure_until_s else []
     try:
         done = await _settle_and_claim(db, room, [*outcomes, *strays], free=free, solo=solo)
     except (*TRANSIENT, asyncio.CancelledError):  # what else is raised was refused, and is rolled back
+        if began_s >= room.unsure_until_s:
+            room.unsure_since_s = began_s
         room.unsure_until_s = time.monotonic() + UNSURE_S
         raise
     verdicts = done.answer.verdicts[: len(outcomes)]
@@ -144,8 +150,10 @@ async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, fre
 
 async def _strays(db: Database, room: Room) -> list[Released]:
     async with db.transaction() as conn:
-        known = {"session": room.offer.session, "known": list(room.held)}
-        rows = await (await conn.execute(SESSIONS.strays, known)).fetchall()
+        # What was claimed before is somebody's, remembered here or not.
+        age_s = time.monotonic() - room.unsure_since_s + SLACK_S
+        where = {"session": room.offer.session, "known": list(room.held), "age_s": age_s}
+        rows = await (await conn.execute(SESSIONS.strays, where)).fetchall()
     return [
         Released(Lease(Tenant(tenant), RunId(run), no, claim_no, Token(token)))
         for tenant, run, no, claim_no, token in rows

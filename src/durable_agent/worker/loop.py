@@ -107,6 +107,7 @@ class Worker:
                 if time.monotonic() >= deadline_s:
                     self._give_back()
             if self._outcomes or begun:
+                begun = False
                 await self._gather()
             batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
             free = 0 if self.draining else self.concurrency - len(self.running)
