@@ -31,6 +31,7 @@ from typing import Any
 import orjson
 from harness import agents, console, effects, yardstick
 from harness.loopback import Connection, until_closed
+from harness.provenance import provenance
 from harness.stand import API_PORT, WORKERS, Bench, chain, fan, run, step
 from harness.zygote import Zygote
 
@@ -269,7 +270,7 @@ def main() -> None:
         elif name != "ratios":
             print(f"{name:<44} {value}")
     if given.json:
-        given.json.write_text(json.dumps(figures, indent=2))
+        given.json.write_text(json.dumps(provenance() | figures, indent=2))
 
 
 DRAINS: dict[str, tuple[str, Callable[[], list[RunSpec]]]] = {

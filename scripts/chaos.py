@@ -15,11 +15,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import platform
 import re
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +31,7 @@ from typing import Any
 from harness.broken import BROKEN
 from harness.history import Report, check_calls
 from harness.person import attend
+from harness.provenance import provenance
 from harness.stack import Campaign, Stack
 
 from durable_agent.db.pool import Database
@@ -111,7 +110,7 @@ async def run(campaign: Campaign) -> int:
     result = {
         "campaign": given.campaign, "seed": given.seed, "minutes": given.minutes, "faults": given.faults,
         "mutant": given.mutant or "none", "began": began.isoformat(timespec="seconds"),
-        "took_s": round(time.monotonic() - began_s, 1), **versions(stack.version),
+        "took_s": round(time.monotonic() - began_s, 1), "postgres": stack.version, **provenance(),
         "landed": dict(sorted(faults.landed.items())), "counts": counts, "violations": report.violations,
     }  # fmt: skip
     return verdict(campaign, result)
@@ -148,21 +147,6 @@ def last_words(stack: Stack) -> str:
     ends = set(re.findall(r"^[ |]*((?:psycopg|durable_agent)\.[\w.]+: .*)", log, re.MULTILINE))
     ends = {end for end in ends if "DatabaseUnavailable" not in end}
     return "; ".join(sorted(ends)[:3]) or "the log does not say why"
-
-
-def versions(postgres: str) -> dict[str, str]:
-    """Return what was run: the commit (with `+` when the tree differs from it) and the versions below it."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
-
-    commit = git("rev-parse", "HEAD") or "unknown"
-    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-    kernel = f"{platform.system()} {platform.release()}"
-    return {
-        "commit": commit + changed, "python": platform.python_version(), "postgres": postgres, "kernel": kernel
-    }  # fmt: skip
 
 
 def verdict(campaign: Campaign, result: dict[str, Any]) -> int:

@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ import psycopg
 from harness.commands import COMMANDS
 from harness.misrules import MISRULES
 from harness.orders import Cast, Director, directing, pairs, segments_of
+from harness.provenance import provenance
 from harness.scenes import SCENES
 
 from durable_agent.embedded import EmbeddedPostgres
@@ -136,12 +135,9 @@ async def _replay(text: str, director: Director) -> int:
 
 def _print(given: argparse.Namespace, director: Director, left: int, took_s: float) -> int:
     tally = director.tally
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     plays = tally.schedules + tally.wholes
     table: dict[str, Any] = {
-        "commit": commit.stdout.strip() or "unknown", "python": platform.python_version(), "PostgreSQL": director.watch.info.server_version,
+        **provenance(), "PostgreSQL": director.watch.info.server_version,
         "psycopg": psycopg.__version__, "seed": given.seed, "depth": given.depth, "mutant": given.mutant or "none",
         "commands": len(COMMANDS), "casts": tally.casts, "pairs there was no time for": left, "casts that met at a lock": len(tally.met),
         "casts that only transactions explain": len(tally.split),

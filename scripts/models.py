@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import shutil
 import subprocess
@@ -28,6 +27,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
+
+from harness.provenance import provenance
 
 MODELS: Final = Path(__file__).resolve().parent.parent / "docs" / "models"
 CORRECT: Final = "correct"
@@ -302,19 +303,13 @@ def _print(found: Sequence[Search]) -> None:
         )
 
 
-def _commit() -> str:
-    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=MODELS, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or "unknown"
-
-
 def _report(path: Path, found: Sequence[Search], flaws: Sequence[str], took_s: float) -> None:
     versions = {
         "spin": subprocess.run(["spin", "-V"], capture_output=True, text=True, check=False).stdout.strip(),
         "gcc": subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=False).stdout.strip(),
-        "python": platform.python_version(),
     }
     facts = {
-        "commit": _commit(), "versions": versions, "seconds": round(took_s, 1), "flaws": list(flaws),
+        **provenance(), "versions": versions, "seconds": round(took_s, 1), "flaws": list(flaws),
         "searches": [asdict(one) for one in found],
     }  # fmt: skip
     path.write_text(json.dumps(facts, indent=1) + "\n")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import queue
 import re
 import shutil
@@ -31,6 +30,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
+
+from harness.provenance import provenance
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MUTANTS: Final = ROOT / "docs" / "mutants"
@@ -299,9 +300,7 @@ def record(results: Sequence[Result], took_s: float, jobs: int) -> dict[str, obj
     """Return the results as a document, with what they were found on."""
     tried = [one for one in results if one.mutant != "none"]
     return {
-        "commit": _git(ROOT, "rev-parse", "HEAD").stdout.strip(),
-        "changed": bool(_git(ROOT, "status", "--porcelain", "--", *TREE).stdout.strip()),
-        "python": platform.python_version(), "cores": os.cpu_count(), "jobs": jobs, "seconds": round(took_s, 1),
+        **provenance(), "jobs": jobs, "seconds": round(took_s, 1),
         "mutants": len(tried), "killed": sum(one.verdict == "killed" for one in tried),
         "results": [asdict(one) for one in results],
     }  # fmt: skip

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any, Final
 import psycopg
 from harness.comparison import HEADS, Told, parse, ratios, remarks, rows, table
 from harness.environments import NotInstalled, default_directory, install, wanted
+from harness.provenance import provenance
 
 from durable_agent.cli.processes import dying_with
 from durable_agent.embedded import EmbeddedPostgres, ServerUrls
@@ -163,13 +163,8 @@ def environments(names: Sequence[str], directory: Path) -> tuple[dict[str, Path]
 
 def facts(plan: Plan, server: Server, took_s: float) -> dict[str, Any]:
     """Return what the figures rest on."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=HERE, capture_output=True, text=True
-    )
     return {
-        "commit": told.stdout.strip() or "unknown", "postgresql": server.version(), "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.release()} {platform.machine()}", "cores": os.cpu_count(),
-        "repeat": plan.repeat, "scale": plan.scale, "seconds": round(took_s),
+        **provenance(), "postgresql": server.version(), "repeat": plan.repeat, "scale": plan.scale, "seconds": round(took_s),
         "counts": {shape: plan.count(shape) for shape in plan.shapes},
     }  # fmt: skip
 

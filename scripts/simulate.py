@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+
+from harness.provenance import provenance
 
 from durable_agent.testing.simulation import Known, Mutant, Played, play
 
@@ -155,17 +154,6 @@ def _tell(campaign: Campaign) -> None:
 
 def _shown(counts: Counter[str]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or "none"
-
-
-def provenance() -> dict[str, Any]:
-    """Return what a figure needs to be believed: commit, versions, machine."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    changed = subprocess.run(["git", "status", "--porcelain", "src"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "commit": commit.stdout.strip() or None, "sources_changed": bool(changed.stdout.strip()),
-        "version": version("durable-agent"), "python": platform.python_version(), "machine": platform.machine(),
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }  # fmt: skip
 
 
 if __name__ == "__main__":

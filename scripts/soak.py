@@ -17,10 +17,8 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +30,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from harness.provenance import provenance
 from harness.stand import WORKERS, Bench, run, step
 
 from durable_agent.core.records import DEFAULT_TENANT, Limit, RunSpec
@@ -266,16 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench = Bench(Path(made), stack)
         found = soak(bench, given.minutes, given.part)
         ((server,),) = bench.query("show server_version")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    found |= {
-        "commit": commit.stdout.strip() or "unknown", "postgresql": server, "python": platform.python_version(),
-        "cores": os.cpu_count(), "load at the end": os.getloadavg()[0],
-    }  # fmt: skip
+    found |= {**provenance(), "postgresql": server, "load at the end": os.getloadavg()[0]}
     for name, value in found.items():
         if name != "samples":
             print(f"{name:<36} {value}")

@@ -12,9 +12,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
-from scripts.harness.comparison import Told, cell, parse, ratios, remarks, rows, table
-from scripts.harness.environments import NotInstalled, Wanted, install, wanted
+from harness.comparison import Told, cell, parse, ratios, remarks, rows, table
+from harness.environments import NotInstalled, Wanted, install, wanted
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 # As drivers said it, but for the figures.

@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 
+from harness.loopback import listening
+
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _KEY = re.compile(rb"idempotency-key: *(\S+)", re.IGNORECASE)
 
@@ -105,12 +107,8 @@ class Llm:
 async def provider(**given: Any) -> AsyncIterator[Llm]:
     """Yield a running provider."""
     made = Llm(**given)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    async with server:
+    async with listening(made.serve) as made.port:
         yield made
-        for client in list(getattr(server, "_clients", ())):  # 3.11 has no close_clients
-            client.close()
 
 
 @contextmanager

@@ -1,14 +1,27 @@
-"""A small HTTP/1.1 client for measuring: it must cost less than what it measures."""
+"""What is served and asked on loopback; the HTTP/1.1 client is small, for it must cost less than what it measures."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(serve: Serve) -> AsyncIterator[int]:
+    """Yield the port on which `serve` meets each connection; whoever is still there afterwards is cut off."""
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        for client in list(getattr(server, "_clients", ())):  # 3.11 has no close_clients
+            client.close()
 
 
 class Connection:

@@ -1,27 +1,18 @@
-"""A process that has loaded everything and forks workers on demand: a kill then costs a fork, not a start of Python.
-
-It reads `spawn NAME [URL [DIRECT_URL]]` from its standard input, answers with the child's pid, and dies with its parent, as do its
-children with it.
-"""
+"""Workers forked from a process that has loaded everything: a kill then costs a fork, not a start of Python."""
 
 from __future__ import annotations
 
-import importlib
 import os
-import signal
-import subprocess
-import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Loaded here so that no child has to.
-from durable_agent.cli.processes import dying_with, worker_process
+from durable_agent.cli.processes import worker_process
 from durable_agent.settings import read_settings
+from durable_agent.testing.nursery import Nursery
 
 
 class Zygote:
-    """The parent's side."""
+    """What forks the workers of one environment; it dies with this process, and they with it."""
 
     def __init__(
         self, modules: Sequence[str], environment: Mapping[str, str], log: Path, source: Path | None = None,
@@ -30,50 +21,19 @@ class Zygote:
         # A worker's own way to PostgreSQL: its URL, and the one without a pooler if that is another.
         self.urls: dict[str, tuple[str, ...]] = {}
         paths = [str(source)] if source else []
-        env = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join([*paths, str(Path(__file__).parents[1])])}
-        with log.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "harness.zygote", *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=errors, env=env, start_new_session=True, preexec_fn=dying_with(os.getpid()),
-            )  # fmt: skip
+        given = {**environment, "PYTHONPATH": os.pathsep.join([*paths, str(Path(__file__).parents[1])])}
+        self._nursery = Nursery("harness.zygote:work", modules, given, log=log, prefix=prefix)
 
     def spawn(self, name: str) -> int:
         """Return the pid of a new worker of that name."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(" ".join(["spawn", name, *self.urls.get(name, ())]).encode() + b"\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        ways = dict(zip(("DATABASE_URL", "DATABASE_DIRECT_URL"), self.urls.get(name, ()), strict=False))
+        return self._nursery.spawn({"WORKER_ID": name, **ways})
 
     def close(self) -> None:
         """End the zygote and with it every worker."""
-        self._process.kill()
-        self._process.wait()
+        self._nursery.close()
 
 
-def main() -> None:
-    """Fork until the parent closes the pipe."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for module in sys.argv[1:]:
-        importlib.import_module(module)
-    for line in sys.stdin:
-        name, *urls = line.split()[1:]
-        ways = dict(zip(("database_url", "database_direct_url"), urls, strict=False))
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            dying_with(parent)()
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(2, 1)
-            try:
-                worker_process(read_settings(worker_id=name, **ways), sys.argv[1:])
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(0)
-        print(pid, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def work(modules: Sequence[str]) -> None:
+    """Be a worker."""
+    worker_process(read_settings(), modules)

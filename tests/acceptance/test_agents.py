@@ -14,10 +14,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from harness.llm import Llm, provider, stub
+from harness.zygote import Zygote
 
 from durable_agent.settings import Settings
-from scripts.harness.llm import Llm, provider, stub
-from scripts.harness.zygote import Zygote
 from tests.support.postgres import Database
 from tests.support.server import Api, serving
 

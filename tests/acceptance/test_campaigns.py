@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-
-from tests.support.postgres import Database
-
-sys.path.append(str(Path(__file__).parents[2] / "scripts"))
-
 from harness.broken import BROKEN
 from harness.proxy import Proxy
 from harness.relay import Answers
+
+from tests.support.postgres import Database
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -16,15 +16,12 @@ from typing import Any
 import httpx2
 import psycopg
 import pytest
+from harness.receiver import receiver
 
 from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.engine.export import verify_export
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from harness.receiver import receiver  # noqa: E402
-
 TTL = {"DURABLE_AGENT_LEASE_TTL_S": "2", "DURABLE_AGENT_BEAT_S": "0.4", "DURABLE_AGENT_MAX_CRASHES": "1000"}
 RUN = {
     "steps": [

@@ -174,6 +174,13 @@ async def test_a_signal_with_a_key_counts_once_and_the_first_one_wins(api: Api) 
         answer = await api.http.post(f"/runs/{run_id}/signals/go", json=payload, headers={"Idempotency-Key": "k"})
         codes.append(answer.status_code)
     assert codes == [202, 200, 409]
+    await api.http.post(f"/runs/{run_id}/signals/other", json={})
+    await end(api, run_id)
+    again = {"Idempotency-Key": "k"}
+    assert (await api.http.post(f"/runs/{run_id}/signals/go", json="a", headers=again)).status_code == 200
+    late = await api.http.post(f"/runs/{run_id}/signals/go", json="a")
+    assert late.status_code == 409
+    assert "nobody will hear the signal" in late.json()["detail"]
 
 
 async def test_a_signal_that_does_not_come_in_time_fails_the_step_once(api: Api, database: Database) -> None:

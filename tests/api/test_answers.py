@@ -215,9 +215,9 @@ async def _agents(held: Held) -> None:
     asking = (await held("POST", "/runs", {"agent": "asker", "input": "Which city?"}))["id"]
     await story.until(held.api, asking, "run.waiting_for_input")
     await held("GET", f"/runs/{asking}/explain")
-    await held("POST", f"/runs/{asking}/messages", {"message": "Basel"})
     await held("POST", f"/runs/{asking}/budget", {"tokens": 10**7, "wall_clock_s": 600})
     await held("GET", f"/runs/{asking}/budget")
+    await held("POST", f"/runs/{asking}/messages", {"message": "Basel"})
     shown = (await held("GET", "/agents"))["items"][-1]
     assert shown["budgets"] == (await held("GET", f"/agents/{made['id']}"))["budgets"]
     await held("DELETE", f"/agents/{made['id']}")

@@ -74,13 +74,15 @@ def test_a_second_ctrl_c_does_not_wait_for_steps() -> None:
 
 
 def test_a_second_start_resumes_what_was_running() -> None:
+    # A lease outlives its server: nobody knows whether its worker lives, until its time is over.
+    ttl = {"DURABLE_AGENT_LEASE_TTL_S": "2", "DURABLE_AGENT_BEAT_S": "0.4"}
     with folder() as data:
-        with started("up", data_dir=data) as first:
+        with started("up", data_dir=data, **ttl) as first:
             run = start_run(first, {"steps": [{"name": "fetch_data", "input": {"delay_s": 1.5}}]})
             left = list(first.pids())
             first.end(signal.SIGKILL)
             until_gone(left)
-        with started("up", data_dir=data) as second:
+        with started("up", data_dir=data, **ttl) as second:
             assert completes(second, run)
             assert second.end(signal.SIGTERM) == 0
 

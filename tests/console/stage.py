@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from harness.loopback import listening
 
 
 @dataclass(slots=True)
@@ -46,12 +47,8 @@ async def let_in(knocker: asyncio.StreamWriter) -> None:
 async def door() -> AsyncIterator[Door]:
     """Yield a door on a loopback port."""
     made = Door()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    async with server:
+    async with listening(made.serve) as made.port:
         yield made
-        for client in list(getattr(server, "_clients", ())):  # 3.11 has no close_clients
-            client.close()
 
 
 @dataclass(slots=True)
@@ -98,9 +95,5 @@ class Speaker:
 async def speaker() -> AsyncIterator[Speaker]:
     """Yield a provider on a loopback port."""
     made = Speaker()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    async with server:
+    async with listening(made.serve) as made.port:
         yield made
-        for client in list(getattr(server, "_clients", ())):
-            client.close()

@@ -131,6 +131,8 @@ async def test_the_timeline_is_looked_at_closer_and_as_a_whole_again(settings: S
         )
         await api.watch(run)
         page = await (await opened(api.port)).go(f"/runs/{run}?view=timeline")
+        last = page.get_by_role("button", name=re.compile(r"^b, "))
+        await expect(last).to_have_accessible_name(re.compile(r"^b, succeeded; .*: succeeded$"))
         shown = page.get_by_text(re.compile("shown$"))
         whole = await shown.inner_text()
         await page.get_by_role("button", name="Zoom in").click()

@@ -9,10 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from harness.zygote import Zygote
 from playwright.async_api import Page, expect
 
 from durable_agent.settings import Settings
-from scripts.harness.zygote import Zygote
 from tests.console.conftest import Opened
 from tests.console.stage import Door, door, let_in, speaker
 from tests.support.postgres import Database

@@ -6,21 +6,16 @@ A sample of `scripts/interleave.py`, which plays every pair; and each mutant of 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import get_args
 
 import pytest
-
-from durable_agent.core.outcomes import Outcome
-from tests.support.postgres import Database
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
 from harness.commands import COMMANDS, ELSEWHERE, READS, verbs, writes
 from harness.misrules import MISRULES, SHOWN_BY
 from harness.orders import Cast, Director, directing, pairs, segments_of
+
+from durable_agent.core.outcomes import Outcome
+from tests.support.postgres import Database
 
 # Where one command ends what the other one works on: these are played on every run of the suite, others are drawn.
 ALWAYS = (

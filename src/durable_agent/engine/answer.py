@@ -116,13 +116,12 @@ async def signal(
 ) -> bool:
     """Deliver a signal: to the step that waits for it, else it is kept until one does. False if the key is known already.
 
-    First write wins for a key. Raises NotFound, Conflict (the run has ended, the key came with another signal, too many).
+    First write wins for a key, and who asks again hears so even after the run's end. Raises NotFound, Conflict (the run has
+    ended, the key came with another signal, too many).
     """
     text = dumps(payload).decode()
     async with locked(db, tenant, run_id) as held:
         head = held.head
-        if head.status.final:
-            raise Conflict(f"run {run_id} is {head.status.value}: nobody will hear the signal", run_id=str(run_id))
         where = {**held.where, "name": name, "key": key, "by": by, "payload": text, "taken_by": None}
         if key is not None:
             known = await (await held.conn.execute(WAITS.signal_by_key, where)).fetchone()
@@ -133,6 +132,8 @@ async def signal(
                         field="Idempotency-Key", run_id=str(run_id),
                     )  # fmt: skip
                 return False
+        if head.status.final:
+            raise Conflict(f"run {run_id} is {head.status.value}: nobody will hear the signal", run_id=str(run_id))
         counted = await (await held.conn.execute(WAITS.count_signals, where)).fetchone()
         if counted and counted[0] >= MAX_SIGNALS:
             raise Conflict(f"run {run_id} keeps {MAX_SIGNALS} signals; no more are taken", run_id=str(run_id))

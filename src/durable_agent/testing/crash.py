@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,6 @@ from uuid import UUID
 
 import orjson
 
-from durable_agent.cli.processes import dying_with
 from durable_agent.core.records import DEFAULT_TENANT, RunSpec
 from durable_agent.core.states import RunStatus
 from durable_agent.core.waits import Decision
@@ -39,6 +36,7 @@ from durable_agent.errors import Conflict, NotFound
 from durable_agent.flow.steps import Step
 from durable_agent.migrate import upgrade
 from durable_agent.tasks import ended
+from durable_agent.testing.nursery import Nursery
 
 # A run that stands still for so long is told of as stuck.
 PATIENCE_S = 60.0
@@ -97,10 +95,12 @@ async def crash_everywhere(
     same at every point. `ignore` names steps whose outputs may differ. Without a `database_url` an embedded
     PostgreSQL is started. At most `most` points are made, `abreast` at a time.
     """
-    async with _database(database_url) as url, Database.open(url, size=4) as db:
-        stage = _Stage(
-            db, url, steps, modules, RunSpec((), goal, input), answers, observe, set(ignore), environment or {}
-        )
+    async with (
+        _database(database_url) as url,
+        Database.open(url, size=4) as db,
+        _workers(modules, url, environment) as nursery,
+    ):
+        stage = _Stage(db, url, steps, RunSpec((), goal, input), answers, observe, set(ignore), nursery)
         upkeep = Upkeep(db, Bell(db, enabled=True), 30.0, 0.05, suspicion_s=0.1)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(upkeep.run()), group.create_task(upkeep.bell.run())]
@@ -135,6 +135,16 @@ async def _database(url: str | None) -> AsyncIterator[str]:
             yield postgres.urls.url
 
 
+@contextlib.asynccontextmanager
+async def _workers(modules: Sequence[str], url: str, environment: Mapping[str, str] | None) -> AsyncIterator[Nursery]:
+    given = {"DATABASE_URL": url, "DATABASE_DIRECT_URL": url, "DURABLE_AGENT_LOG_LEVEL": "error", **(environment or {})}
+    nursery = Nursery("durable_agent.testing.doomed:main", modules, given)
+    try:
+        yield nursery
+    finally:
+        nursery.close()
+
+
 @dataclass(slots=True)
 class _Stage:
     """Where one run after another is played."""
@@ -142,13 +152,11 @@ class _Stage:
     db: Database
     url: str
     steps: Sequence[Step]
-    modules: Sequence[str]
     spec: RunSpec
     answers: Answers | None
     observe: Callable[[UUID], Awaitable[Any]] | None
     ignore: set[str]
-    environment: Mapping[str, str]
-    _asked: set[str] = field(default_factory=set)
+    nursery: Nursery
 
     async def play(self, commit: int, side: str) -> Happening:
         """Play the run with a worker that is killed at a commit (0: never), then with one that is not."""
@@ -161,12 +169,12 @@ class _Stage:
         try:
             killed = await self._until(run_id, doomed)
         finally:
-            _kill(doomed)
+            self.nursery.kill(doomed)
         heir = self._worker(queue, 0, side)
         try:
             await self._until(run_id, None)
         finally:
-            _kill(heir)
+            self.nursery.kill(heir)
         return await self._look(run_id, commit if killed else 0, side)
 
     def _on(self, step: Step, queue: str) -> Any:
@@ -174,21 +182,14 @@ class _Stage:
 
         return replace(step.spec(), queue=queue, max_crashes=100)
 
-    def _worker(self, queue: str, commit: int, side: str) -> subprocess.Popen[bytes]:
-        env = {
-            **os.environ, **self.environment, "DATABASE_URL": self.url, "DATABASE_DIRECT_URL": self.url,
-            "DURABLE_AGENT_QUEUES": queue, "DURABLE_AGENT_CRASH": f"{commit}:{side}", "DURABLE_AGENT_LOG_LEVEL": "error",
-        }  # fmt: skip
-        return subprocess.Popen(
-            [sys.executable, "-m", "durable_agent.testing.doomed", *self.modules], env=env,
-            stdin=subprocess.DEVNULL, preexec_fn=dying_with(os.getpid()),
-        )  # fmt: skip
+    def _worker(self, queue: str, commit: int, side: str) -> int:
+        return self.nursery.spawn({"DURABLE_AGENT_QUEUES": queue, "DURABLE_AGENT_CRASH": f"{commit}:{side}"})
 
-    async def _until(self, run_id: UUID, doomed: subprocess.Popen[bytes] | None) -> bool:
+    async def _until(self, run_id: UUID, doomed: int | None) -> bool:
         """Return when the run has ended, or (True) when the doomed worker is dead; answer what is asked meanwhile."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while asyncio.get_running_loop().time() < deadline:
-            if doomed is not None and (code := doomed.poll()) is not None:
+            if doomed is not None and (code := self.nursery.ended(doomed)) is not None:
                 if code != -signal.SIGKILL:
                     raise RuntimeError(f"the worker ended with {code} instead of being killed")
                 return True
@@ -234,11 +235,6 @@ class _Stage:
 
 
 _OPEN = {"tenant": DEFAULT_TENANT, "state": "open", "kind": None, "people": False, "after": None, "limit": 100}
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
 
 
 def _ring(url: str) -> None:

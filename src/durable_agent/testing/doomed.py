@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -84,13 +83,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main() -> None:
+def main(modules: Sequence[str]) -> None:
     """Run the worker."""
     commit, side = os.environ.pop("DURABLE_AGENT_CRASH").split(":")
     settings = read_settings()
     configure_logging(settings.log_level, settings.log_format)
-    run(worker(settings, sys.argv[1:], wrap=lambda backend: cast(Backend, Doomed(backend, int(commit), side))))
-
-
-if __name__ == "__main__":
-    main()
+    run(worker(settings, modules, wrap=lambda backend: cast(Backend, Doomed(backend, int(commit), side))))

@@ -300,10 +300,10 @@ class Store:
     def signal(self, run_id: UUID, name: str, payload: Any, *, key: str, by: str) -> bool:
         """Deliver a signal, or keep it; False if its key is known. Raises NotFound, Conflict."""
         run = self._run(run_id)
-        if run.final:
-            raise Conflict(f"run {run_id} is {run.status.value}", run_id=str(run_id))
         if any(one["key"] == key for one in run.signals):
             return False
+        if run.final:
+            raise Conflict(f"run {run_id} is {run.status.value}", run_id=str(run_id))
         at = self.moment()
         run.append(at.us, RunEvent.SIGNALLED, None, {"payload": payload}, name=name, by=by)
         kept = {"name": name, "payload": payload, "key": key, "by": by, "taken": False}
