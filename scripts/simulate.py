@@ -10,7 +10,7 @@ The worker is the real one, and so are the rules of `core`; the store stands in 
 command by command, by `tests/testing/test_simulation_trace.py`. Messages and answers are lost, the database goes away,
 processes are killed and frozen between any two awaits and woken beside their successors, hints are lost and doubled. When
 all is at rest the history is held to the invariants of `docs/guarantees.md`. Exits 1 when a seed breaks one, or a mutant is
-not found. `--as-is NAME...` leaves known defects in (see `durable_agent.testing.simulation.known`).
+not found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from harness.provenance import provenance
 
-from durable_agent.testing.simulation import Known, Mutant, Played, play
+from durable_agent.testing.simulation import Mutant, Played, play
 
 WITHIN: Final = 500
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -97,16 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mutant", type=Mutant, choices=list(Mutant), help="play a wrong version")
     parser.add_argument("--mutants", action="store_true", help="hunt every wrong version")
     parser.add_argument("--no-faults", action="store_true", help="let nothing go wrong")
-    parser.add_argument(
-        "--as-is", type=Known, choices=list(Known), nargs="*", default=[], help="leave known defects in"
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what came of it")
     return parser
 
 
 def _one(given: argparse.Namespace) -> int:
     played = play(
-        given.seed, mutant=given.mutant, faults=not given.no_faults, trace=given.trace, unmended=given.as_is
+        given.seed, mutant=given.mutant, faults=not given.no_faults, trace=given.trace
     )  # fmt: skip
     print("\n".join(played.trace))
     print(
@@ -121,7 +118,7 @@ def _one(given: argparse.Namespace) -> int:
 def _many(given: argparse.Namespace) -> Campaign:
     campaign, began_s = Campaign(), time.perf_counter()
     for seed in range(given.first, given.first + given.seeds):
-        one = play(seed, mutant=given.mutant, faults=not given.no_faults, unmended=given.as_is)
+        one = play(seed, mutant=given.mutant, faults=not given.no_faults)
         campaign.add(one)
         if one.violations and len(campaign.broken) <= SHOWN:
             print(f"seed {seed}: {one.violations[0]}", flush=True)

@@ -309,7 +309,8 @@ async def test_a_cancelled_run_undoes_what_it_did(api: Api) -> None:
     assert outside.called("refund") == [3]
 
 
-async def test_a_compensation_that_fails_is_shown_and_can_be_redriven(api: Api) -> None:
+@pytest.mark.parametrize("by", ["step", "run"])
+async def test_a_compensation_that_fails_is_shown_and_can_be_redriven(api: Api, by: str) -> None:
     outside.GATES["refund.fails"].set()
     run_id = await api.start(
         {"name": "first", "tool": "charge", "input": {"amount": 3}},
@@ -320,7 +321,8 @@ async def test_a_compensation_that_fails_is_shown_and_can_be_redriven(api: Api) 
     assert (ended["status"], ended["error"]["reason"]) == ("failed", "compensation_failed")
     first = ended["last_seq"]
     outside.GATES["refund.fails"].clear()
-    answer = await api.http.post("/dead-letters/redrive", json={"runId": run_id, "step": ended["error"]["step"]})
+    which = {"step": ended["error"]["step"]} if by == "step" else {}
+    answer = await api.http.post("/dead-letters/redrive", json={"runId": run_id, **which})
     assert answer.status_code == 200, answer.text
     assert (await api.watch(run_id, after=first))[-1]["type"] == "run.failed"
     ended = await end(api, run_id)

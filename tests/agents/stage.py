@@ -65,6 +65,9 @@ class Way(AttemptLink):
     async def pass_gate(self, name: str | None, tokens: int) -> Passage:
         return NO_GATE
 
+    async def still_ours(self) -> None:
+        """There is no lease to lose."""
+
     async def tell(self, outcome: Outcome) -> Verdict:
         posted, self.told = self.told, []
         verdicts = await self.hand.settle(*posted, outcome)

@@ -39,6 +39,7 @@ NOT_BY_WORKERS = {
     "charge_runs": "the run's end, which ends every lease of it",
     "book": "asks for the effect's own key and the claim that made it; only lowers what was charged",
     "under_way": "under the runs' locks; touches no effect of a live lease",
+    "leave_doubt": "of steps that the same transaction ended under the fence",
     "release_capped": "a run that has not begun has no lease",
     "forget": "redrive", "revive": "redrive", "recount": "redrive", "enqueue": "redrive",
 }  # fmt: skip

@@ -22,6 +22,9 @@ class Alone:
         self.registry = registry
         self.told: list[Outcome] = []
 
+    async def still_ours(self) -> None:
+        """There is no lease to lose."""
+
     async def tell(self, outcome: Outcome) -> Verdict:
         self.told.append(outcome)
         return Verdict.OK

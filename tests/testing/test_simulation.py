@@ -10,8 +10,7 @@ from random import Random
 
 import pytest
 
-from durable_agent.testing.simulation import Known, Mutant, play
-from durable_agent.testing.simulation.known import SEEDS
+from durable_agent.testing.simulation import Mutant, play
 from durable_agent.testing.simulation.loop import Process, VirtualLoop
 
 SHARE, WITHIN = 300, 500
@@ -47,12 +46,6 @@ def test_a_seed_without_faults_counts_none() -> None:
 @pytest.mark.parametrize("mutant", list(Mutant))
 def test_a_wrong_version_is_found(mutant: Mutant) -> None:
     assert any(play(seed, mutant=mutant).violations for seed in range(WITHIN))
-
-
-@pytest.mark.parametrize("defect", list(SEEDS))
-@pytest.mark.xfail(strict=True, reason="known; when it is mended, its piece of `simulation.known` goes")
-def test_a_known_defect_is_gone(defect: Known) -> None:
-    assert play(SEEDS[defect], unmended=[defect]).violations == ()
 
 
 def test_a_seed_is_the_same_history_in_every_process() -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from durable_agent.core.outcomes import Failed, Outcome, Succeeded
 from durable_agent.core.records import Claim, FailureClass, Lease, RunId, StepKind, Tenant, Token
+from durable_agent.errors import LeaseLost, RetryableError
 from durable_agent.flow.registry import Registry
+from durable_agent.flow.tools import tool
 from durable_agent.worker.attempt import run_attempt
 from tests.support.alone import Alone
 
@@ -121,3 +123,72 @@ async def test_a_child_that_dies_fails_its_attempt_alone() -> None:
 
 async def test_a_child_that_hangs_is_killed_at_the_limit() -> None:
     assert (await failure("alone", {"how": "hangs"}, timeout_s=1.0)).failure is FailureClass.TIMEOUT
+
+
+class Ledger:
+    """A receiver that can be asked what it took."""
+
+    sent = 0
+    answers: dict[str, Any] = {}  # noqa: RUF012
+
+
+async def asked(order: str) -> Any:
+    """Look it up."""
+    found = Ledger.answers[order]
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+@tool("ship", effect="verify", verify=asked)
+async def ship(order: str) -> str:
+    """Send it."""
+    Ledger.sent += 1
+    return "sent"
+
+
+@pytest.mark.parametrize(
+    ("found", "doubted", "sent"),
+    [
+        ({"no": 7}, None, 0),
+        (None, None, 1),
+        (RetryableError("not now"), True, 0),
+        (ValueError("no such page"), True, 0),
+    ],
+)
+async def test_what_is_in_doubt_is_looked_up_and_stays_in_doubt_until_that_is_answered(
+    found: Any, doubted: bool | None, sent: int
+) -> None:
+    Ledger.sent, Ledger.answers = 0, {"o": found}
+    registry = Registry.from_modules([__name__])
+    claim = Claim(
+        LEASE, "s", StepKind.TOOL_CALL, "ship", {"order": "o"}, None, None, {}, 2, 0, None, 60.0, "key", in_doubt=True
+    )
+    outcome = await run_attempt(claim, registry, Alone(registry), limit_bytes=1000)
+    assert getattr(outcome, "in_doubt", None) is doubted
+    assert Ledger.sent == sent
+
+
+async def test_what_is_in_doubt_stays_so_when_its_arguments_are_refused() -> None:
+    registry = Registry.from_modules([__name__])
+    claim = Claim(
+        LEASE, "s", StepKind.TOOL_CALL, "ship", {"no": 1}, None, None, {}, 2, 0, None, 60.0, "key", in_doubt=True
+    )
+    outcome = await run_attempt(claim, registry, Alone(registry), limit_bytes=1000)
+    assert isinstance(outcome, Failed)
+    assert outcome.in_doubt
+
+
+async def test_a_call_is_not_made_when_the_lease_was_lost_while_it_was_looked_up() -> None:
+    class Lost(Alone):
+        async def still_ours(self) -> None:
+            raise LeaseLost("gone")
+
+    Ledger.sent, Ledger.answers = 0, {"o": None}
+    registry = Registry.from_modules([__name__])
+    claim = Claim(
+        LEASE, "s", StepKind.TOOL_CALL, "ship", {"order": "o"}, None, None, {}, 2, 0, None, 60.0, "key", in_doubt=True
+    )
+    with pytest.raises(LeaseLost):
+        await run_attempt(claim, registry, Lost(registry), limit_bytes=1000)
+    assert Ledger.sent == 0

@@ -16,7 +16,7 @@ from durable_agent.artifacts import Artifacts
 from durable_agent.cli.processes import worker as worker_process
 from durable_agent.core.effects import effect_key
 from durable_agent.core.events import digest, dumps
-from durable_agent.core.outcomes import Exchange, Failed, Intended, Outcome, Recorded, Succeeded, Verdict
+from durable_agent.core.outcomes import Exchange, Failed, Intended, Outcome, Recorded, Released, Succeeded, Verdict
 from durable_agent.core.port import Backend
 from durable_agent.core.records import Claim, Effect, EffectClass, EffectState, Lease, RunId, StepKind, Tenant, Token
 from durable_agent.engine.heart import Heart
@@ -100,6 +100,16 @@ async def test_a_call_waits_until_a_beat_vouches_for_the_lease(tmp_path: Path) -
     worker.beat(time.monotonic(), frozenset({LEASE.token}))
     await calling
     assert calls == ["made"]
+
+
+async def test_a_step_given_back_before_it_looked_stays_in_doubt(tmp_path: Path) -> None:
+    worker = idle(tmp_path)
+    for in_doubt in (True, False):
+        async with asyncio.TaskGroup() as group:
+            worker._start(group, [replace(CLAIM, in_doubt=in_doubt)], -1e9)  # nobody vouches for its lease yet
+            await asyncio.sleep(0)
+            worker._give_back()
+    assert worker._outcomes == [Released(LEASE, in_doubt=True), Released(LEASE)]
 
 
 async def test_the_heart_beats_though_the_loop_never_answers(engine: Engine) -> None:

@@ -47,10 +47,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The worker gives the step back unstarted or drained: no counter is touched. It is ready again after `delay_s`."""
+    """The worker gives the step back unstarted or drained: no counter is touched. It is ready again after `delay_s`.
+
+    `in_doubt`: what the step itself was to do may have happened, under this lease or one before it.
+    """
 
     lease: Lease
     delay_s: float | None = None
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ async def close_open_steps(conn: Connection, journal: Journal, head: Head, close
     rows are changed by `cancel_rows`.
     """
     gone, cut = set(closed), list[int]()
+    await journal.flush(conn)  # what this transaction took off a step's hands is not asked about
     cursor = await conn.execute(JOURNAL.open_steps, {"tenant": head.tenant, "run": head.id})
     for no, tool, state, claim_no, effect in await cursor.fetchall():
         if no in gone:
@@ -140,7 +141,6 @@ async def close_open_steps(conn: Connection, journal: Journal, head: Head, close
             cut.append(no)
             if state == "leased":
                 journal.append(head, StepEvent.EFFECT_UNKNOWN, no, effect=0, name=tool)
-    await journal.flush(conn)
     begun = await conn.execute(EFFECTS.open_effects, {"tenant": head.tenant, "run": head.id})
     for no, effect, name in await begun.fetchall():
         journal.append(head, StepEvent.EFFECT_UNKNOWN, no, effect=effect, name=name)

@@ -130,8 +130,9 @@ async def redrive(
 
     Limits are raised by `extra_attempts` (default: the step's own number again); no counter is reset, so a claim
     number never repeats (R3). What the run's failure had cancelled becomes pending or ready again; what had
-    succeeded stays. Filters are combined; at most `limit` dead letters are taken, oldest first. Raises NotFound when
-    a named run has no such dead letter.
+    succeeded stays. Filters are combined; at most `limit` dead letters are looked at, oldest first, and a run goes on with
+    all its dead steps or not at all. Raises NotFound when a named run has no such dead letter, Conflict when it cannot go
+    on: a condition of it cannot be decided, or it has undone what it did.
     """
     async with db.reading() as conn:
         cursor = await conn.execute(
@@ -141,28 +142,35 @@ async def redrive(
         found = await cursor.fetchall()
     if not found and run_id is not None:
         raise NotFound(f"run {run_id} has no such dead letter", run_id=str(run_id), step=step)
-    by_run: dict[UUID, list[int]] = {}
-    for run, no in found:
-        by_run.setdefault(run, []).append(no)
     done: list[tuple[RunId, str]] = []
-    for run, nos in by_run.items():
+    for run in dict.fromkeys(run for run, _no in found):
         try:
-            done.extend(await _redrive_run(db, tenant, run, nos, actor, extra_attempts))
+            done.extend(await _redrive_run(db, tenant, run, actor, extra_attempts))
         except Conflict:
             if run_id is not None:
                 raise
-            continue  # a run that has undone what it did does not keep the others from going on
+            continue  # a run that cannot go on does not keep the others from it
     return done
 
 
 async def _redrive_run(
-    db: Database, tenant: Tenant, run_id: UUID, nos: list[int], actor: str, extra: int | None
+    db: Database, tenant: Tenant, run_id: UUID, actor: str, extra: int | None
 ) -> list[tuple[RunId, str]]:
     async with locked(db, tenant, run_id) as held:
         journal, head, conn = held.journal, held.head, held.conn
         if head.status is not RunStatus.FAILED:
             return []  # somebody was faster
         undoing = await _undoing(held)
+        found = await (await conn.execute(REDRIVE.dead_of, {**held.where, "undoing": undoing})).fetchall()
+        for _no, name, reason in found:
+            if reason == "condition_error":
+                raise Conflict(
+                    f"run {run_id} cannot go on: the condition of step {name!r} would fail again; replay it with other input or code",
+                    run_id=str(run_id), step=name,
+                )  # fmt: skip
+        if not found:
+            return []
+        nos = [no for no, _name, _reason in found]
         if undoing:
             journal.move(head, RunEvent.COMPENSATING, by=actor, redriven=len(nos))
         else:

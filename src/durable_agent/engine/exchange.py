@@ -154,8 +154,9 @@ async def _strays(db: Database, room: Room) -> list[Released]:
         age_s = time.monotonic() - room.unsure_since_s + SLACK_S
         where = {"session": room.offer.session, "known": list(room.held), "age_s": age_s}
         rows = await (await conn.execute(SESSIONS.strays, where)).fetchall()
+    # Nothing was done under them; what was in doubt before, nobody remembers.
     return [
-        Released(Lease(Tenant(tenant), RunId(run), no, claim_no, Token(token)))
+        Released(Lease(Tenant(tenant), RunId(run), no, claim_no, Token(token)), in_doubt=claim_no > 1)
         for tenant, run, no, claim_no, token in rows
     ]
 

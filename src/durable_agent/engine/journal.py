@@ -121,6 +121,7 @@ class Journal:
             "effects",
         ))
         self.leased = Row(QUEUE.lease_steps, ("ats", *key, *fence, "effects"))
+        self.doubted = Row(JOURNAL.leave_doubt, (*key, "effects"))
         self.dead = Row(JOURNAL.add_dead_letters, (*key, "names", "tools", "reasons", "failures", "messages"))
         self._events = Row(JOURNAL.add_events, ("tenants", "runs", "seqs", "step_nos", "types", "hashes", "data", "details"))
         # fmt: on
@@ -173,7 +174,7 @@ class Journal:
         """
         for row in (
             self.intended, self.recorded, self.stored, self.consumed, self.waits, self.finished, self.requeued, self.resolved,
-            self.enqueued, self.leased, self.dead,
+            self.enqueued, self.leased, self.doubted, self.dead,
         ):  # fmt: skip
             await self.send(conn, row)
             row.rows.clear()

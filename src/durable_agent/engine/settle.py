@@ -187,7 +187,7 @@ class Settlement:
                     head, StepEvent.RELEASED, step.no, claim_no=outcome.lease.claim_no, worker=self.worker, **facts
                 )
                 # Given back in the middle, perhaps: the next attempt looks it up. (Of a manual call the worker has told.)
-                looked_up = step.effect if step.effect == EffectClass.VERIFY else None
+                looked_up = step.effect if outcome.in_doubt or step.effect == EffectClass.VERIFY else None
                 self._requeue(
                     head, step, outcome.lease, step.failures, step.crashes, delay_s=outcome.delay_s, effect=looked_up
                 )
@@ -195,13 +195,8 @@ class Settlement:
                 self._lose(head, step, outcome)
             case Emitted():
                 self.journal.append(
-                    head,
-                    StepEvent.EMITTED,
-                    step.no,
-                    {"data": outcome.data},
-                    name=outcome.type,
-                    claim_no=outcome.lease.claim_no,
-                )
+                    head, StepEvent.EMITTED, step.no, {"data": outcome.data}, name=outcome.type, claim_no=outcome.lease.claim_no
+                )  # fmt: skip
             case _:
                 assert_never(outcome)
         return Verdict.OK
@@ -299,7 +294,8 @@ class Settlement:
             self._requeue(head, step, outcome.lease, failures, step.crashes, delay_s=decision.delay_s, effect=effect)
         else:
             reason = _REASONS.get(outcome.error_type) or _REASONS.get(outcome.failure) or decision.reason
-            self._bury(head, step, outcome.lease, failures, step.crashes, reason, outcome.failure, error)
+            doubt = step.effect if outcome.in_doubt else None
+            self._bury(head, step, outcome.lease, failures, step.crashes, reason, outcome.failure, error, doubt)
 
     def _lose(self, head: Head, step: Step, outcome: Lost) -> None:
         crashes = 1 if outcome.progress else step.crashes + 1
@@ -322,11 +318,13 @@ class Settlement:
             return
         message = f"its lease was lost {crashes} times; the last holder was {outcome.worker or 'unknown'}"
         error = {"failure": FailureClass.LEASE_LOST.value, "error_type": "LeaseLost", "message": message}
-        self._bury(head, step, outcome.lease, step.failures, crashes, "poisoned", FailureClass.LEASE_LOST, error)
+        self._bury(
+            head, step, outcome.lease, step.failures, crashes, "poisoned", FailureClass.LEASE_LOST, error, step.effect
+        )
 
     def _bury(
         self, head: Head, step: Step, lease: Lease, failures: int, crashes: int, reason: str,
-        failure: FailureClass, error: dict[str, Any],
+        failure: FailureClass, error: dict[str, Any], doubt: str | None,
     ) -> None:  # fmt: skip
         self.journal.append(
             head, StepEvent.DEAD_LETTER, step.no, {"message": error["message"]}, reason=reason, failure=failure.value
@@ -335,6 +333,8 @@ class Settlement:
         self.journal.dead.add(
             step.tenant, step.run_id, step.no, step.name, step.tool, reason, failure.value, error["message"][:2000]
         )
+        if doubt is not None:
+            self.journal.doubted.add(step.tenant, step.run_id, step.no, doubt)
         self.failing.setdefault(head.key, (step.name, reason))
 
     def _requeue(

@@ -50,7 +50,7 @@ class Context:
             self.calls, self._key = within
         else:
             ledger = Ledger(claim.effects, claim.answers, sealed=claim.replay is not None)
-            self.calls = Calls(claim, link, ledger, self._encode, self.within)
+            self.calls = Calls(claim, link, ledger, self._encode, self.within, claim.in_doubt)
             self._key = claim.idempotency_key
 
     @property

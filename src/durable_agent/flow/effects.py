@@ -102,13 +102,17 @@ class Begun:
 
 @dataclass(slots=True)
 class Calls:
-    """The effects of one attempt. `encode` turns a result into canonical JSON, or raises FatalError."""
+    """The effects of one attempt. `encode` turns a result into canonical JSON, or raises FatalError.
+
+    `doubted`: what the step itself is to do may have happened before this attempt, which has not looked yet.
+    """
 
     claim: Claim
     link: Link
     ledger: Ledger
     encode: Callable[[Any], bytes]
     context: Callable[[str], Any]
+    doubted: bool = False
     _left: InDoubt | None = None
     _closing: Suspend | None = None
     _open: dict[int, Begun] = field(default_factory=dict)

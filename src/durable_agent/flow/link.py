@@ -37,6 +37,10 @@ class Link(Protocol):
         """Return when the outcome is committed. Raises LeaseLost when the fence refused it."""
         ...
 
+    async def still_ours(self) -> None:
+        """Return while the lease is held for certain: asked before what must not be done twice. Raises LeaseLost."""
+        ...
+
     def post(self, outcome: Outcome) -> None:
         """Hand the outcome over, to be committed before anything told later; the attempt ends if it is refused."""
         ...
@@ -96,6 +100,9 @@ class Link(Protocol):
 
 class NoLink:
     """Where there is no engine to talk to: in a child process."""
+
+    async def still_ours(self) -> None:
+        """Know of no lease."""
 
     async def tell(self, outcome: Outcome) -> Verdict:
         """Refuse."""

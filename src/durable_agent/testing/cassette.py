@@ -128,6 +128,9 @@ class _Tape(NoLink):
         self.registry = registry
         self._contents = contents
 
+    async def still_ours(self) -> None:
+        """There is no lease to lose."""
+
     async def tell(self, outcome: Outcome) -> Verdict:
         return Verdict.OK
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from durable_agent.core.effects import own_word
 from durable_agent.core.events import dumps
-from durable_agent.core.outcomes import Failed, InDoubt, Outcome, Succeeded
+from durable_agent.core.outcomes import Failed, InDoubt, Outcome, Released, Succeeded
 from durable_agent.core.records import Claim, FailureClass, Replay
 from durable_agent.core.replay import first_difference
 from durable_agent.core.text import plain
@@ -46,14 +46,16 @@ async def run_attempt(claim: Claim, registry: Registry, link: Link, *, limit_byt
     """
     tool = registry.get(claim.tool)
     if tool is None:
-        return _failed(claim, FatalError(f"this worker does not offer tool {claim.tool!r}"))
+        return _doubtful(claim.in_doubt, _failed(claim, FatalError(f"this worker does not offer tool {claim.tool!r}")))
     decided = _decided_before(claim, tool)
     if decided is not None:
         return decided
     try:
         claim = await _whole(claim, link)
     except (FatalError, OutsideError) as error:
-        return Failed(claim.lease, _class_of(error), type(error).__name__, plain(str(error)))
+        return Failed(
+            claim.lease, _class_of(error), type(error).__name__, plain(str(error)), in_doubt=claim.in_doubt
+        )  # fmt: skip
     context = Context(claim, link, limit_bytes=limit_bytes)
     try:
         outcome = await _limited(claim, tool, context, limit_bytes)
@@ -62,7 +64,12 @@ async def run_attempt(claim: Claim, registry: Registry, link: Link, *, limit_byt
         if cancelled.args == (DRAINED,) and (doubt := context.calls.manual_in_flight()) is not None:
             return doubt
         raise
-    return context.calls.manual_in_flight() or outcome
+    return context.calls.manual_in_flight() or _doubtful(context.calls.doubted, outcome)
+
+
+def _doubtful(doubted: bool, outcome: Outcome) -> Outcome:
+    """Return the outcome of an attempt that may have ended before it knew what became of the one before it."""
+    return replace(outcome, in_doubt=True) if doubted and isinstance(outcome, Failed | Released) else outcome
 
 
 async def _whole(claim: Claim, link: Link) -> Claim:
@@ -217,6 +224,8 @@ async def _call(claim: Claim, tool: Tool, context: Context) -> Any:
         found = await look_up(link, tool, arguments, context)
         if found is not None:
             return found
+        await link.still_ours()
+    context.calls.doubted = False
     if claim.budgeted and not tool.orchestrates and claim.replay is None and not claim.compensates:
         await context.calls.metered(tool.name)
     return await link.invoke(tool, arguments, context)

@@ -69,8 +69,12 @@ class AttemptLink:
             raise LeaseLost(f"step {self._claim.name!r} of run {self._claim.lease.run_id} is no longer this worker's")
         if isinstance(outcome, Intended | Metered):
             # A process that was frozen after the commit asks whether the call is still its own before it makes it (R5).
-            await self._worker.leases_are_good(self._claim.lease.token)
+            await self.still_ours()
         return verdict
+
+    async def still_ours(self) -> None:
+        """See `flow.link.Link.still_ours`."""
+        await self._worker.leases_are_good(self._claim.lease.token)
 
     def post(self, outcome: Outcome) -> None:
         """See `flow.link.Link.post`; may be called from a thread."""

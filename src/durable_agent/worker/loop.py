@@ -215,7 +215,7 @@ class Worker:
             log.warning("attempt_stopped", run=str(claim.lease.run_id), step=claim.name, reason="lease lost")
         except asyncio.CancelledError as cancelled:
             if cancelled.args == (DRAINED,):
-                outcome = Released(claim.lease)
+                outcome = Released(claim.lease, in_doubt=claim.in_doubt)
         finally:
             await link.abandon()
             self.running.pop(claim.lease.token, None)

@@ -126,6 +126,13 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(names)s::tex
             %(reasons)s::text[], %(failures)s::text[], %(messages)s::text[])
   d(tenant, run_id, no, name, tool, reason, failure, message);
 
+-- name: leave_doubt
+-- Steps that died in the middle of what they themselves were to do remember that it may have happened, for a redrive.
+-- Index: steps_pk. Locks: step rows, under their runs' locks.
+update steps s set in_doubt = d.effect
+from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(effects)s::text[]) d(tenant, run_id, no, effect)
+where s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no and s.status = 'dead_letter';
+
 -- name: open_steps
 -- The steps of a run that are not final, with their place in the queue. Index: steps_pk. Locks nothing more.
 select s.no, s.tool, q.state, q.claim_no, q.effect

@@ -1,12 +1,20 @@
 -- name: candidates
--- Dead letters by filter, oldest first; a condition that cannot be decided would only fail again. Index: dead_letters_pk for one run, else its age by a scan of what is dead.
+-- Dead letters by filter, oldest first; a condition that cannot be decided would only fail again, and is found for a named run
+-- only, which is told so. Index: dead_letters_pk for one run, else its age by a scan of what is dead.
 select d.run_id, d.no from dead_letters d
-where d.tenant = %(tenant)s and d.reason <> 'condition_error'
+where d.tenant = %(tenant)s and (d.reason <> 'condition_error' or %(run)s::uuid is not null)
   and (%(run)s::uuid is null or d.run_id = %(run)s::uuid)
   and (%(step)s::text is null or d.name = %(step)s::text)
   and (%(reason)s::text is null or d.reason = %(reason)s::text)
   and (%(tool)s::text is null or d.tool = %(tool)s::text)
 order by d.at, d.run_id, d.no limit %(limit)s;
+
+-- name: dead_of
+-- A run's dead letters: those of its undoing, or the others. Index: dead_letters_pk, steps_pk.
+select d.no, d.name, d.reason from dead_letters d
+join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
+where d.tenant = %(tenant)s and d.run_id = %(run)s and (s.compensates is not null) = %(undoing)s
+order by d.no;
 
 -- name: forget
 -- Takes redriven steps off the list of the dead. Index: dead_letters_pk. Locks: the rows, under the run's lock.
@@ -31,7 +39,12 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status in ('pending', '
 returning s.no, s.status = 'queued';
 
 -- name: enqueue
--- Puts the run's ready steps into the queue. Index: steps_pk, queue_pk. Locks: the new rows.
+-- Puts the run's ready steps into the queue, which from then on keeps what is in doubt. Index: steps_pk, queue_pk. Locks: the
+-- step rows, the new rows.
+with told as (
+  update steps s set in_doubt = null
+  where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'queued' and s.in_doubt is not null
+)
 insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s, effect,
                    queued_at)
 select s.tenant, s.run_id, s.no, s.route, s.ord, 'ready', s.claim_no, s.failures, s.crashes, s.max_crashes, s.deadline_s,

@@ -4,8 +4,7 @@ Real are the worker, what authors write, and the rules of `core`; the store, the
 made here. `play` plays one seed and holds what happened to the invariants.
 """
 
-from durable_agent.testing.simulation.known import Known
 from durable_agent.testing.simulation.mutants import Mutant
 from durable_agent.testing.simulation.play import Played, play
 
-__all__ = ["Known", "Mutant", "Played", "play"]
+__all__ = ["Mutant", "Played", "play"]

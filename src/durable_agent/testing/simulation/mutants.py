@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Mutant(StrEnum):
-    """What is wrong. Those of the store are read in `settle`, `record`, `purse` and `store`, the others in `world`."""
+    """What is wrong. Those of the store are read in `settle`, `record`, `purse` and `store`, the others in `world` and `worker`."""
 
     NO_FENCE = "fence-dropped"
     FORGETFUL = "already-answered-lost"
@@ -19,6 +19,7 @@ class Mutant(StrEnum):
     STALE_JOIN = "join-from-a-snapshot"
     BLIND_WAKE = "frozen-worker-does-not-ask"
     GIVE_UP = "unknown-commit-not-asked-again"
+    UNHEARD = "unheard-claim-kept"
 
     @property
     def says(self) -> str:
@@ -38,4 +39,5 @@ _SAYS = {
     Mutant.STALE_JOIN: "a join counts its parents as they were a moment before, without the run's lock",
     Mutant.BLIND_WAKE: "a worker that was frozen goes on without asking for its leases",
     Mutant.GIVE_UP: "an outcome whose commit is unknown is dropped",
+    Mutant.UNHEARD: "a claim whose answer was lost is kept alive by its session until the step's own deadline (R8)",
 }

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -21,7 +21,6 @@ import structlog
 from durable_agent.core.records import DEFAULT_TENANT, Lease, RunId, Token
 from durable_agent.testing.history import Checker, ExportedRun
 from durable_agent.testing.history.report import Report, Violation
-from durable_agent.testing.simulation.known import Known
 from durable_agent.testing.simulation.loop import VirtualLoop
 from durable_agent.testing.simulation.mutants import Mutant
 from durable_agent.testing.simulation.store import key_of
@@ -53,7 +52,6 @@ def play(
     mutant: Mutant | None = None,
     faults: bool = True,
     trace: bool = False,
-    unmended: Collection[Known] = (),
 ) -> Played:
     """Play a seed and return what it came to."""
     random = Random(seed)
@@ -61,7 +59,7 @@ def play(
     kept = Trace(keep=trace)
     found: list[str] = []
     with _alone(loop, seed):
-        world = World(loop, random, mutant, faults, kept, frozenset(unmended))
+        world = World(loop, random, mutant, faults, kept)
         try:
             loop.run_until_complete(world.play())
         except Exception as error:

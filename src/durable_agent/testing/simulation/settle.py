@@ -60,7 +60,6 @@ class Settlement:
     worker: str | None
     purse: Purse
     jitter: float = 0.0
-    forgets_doubt: bool = True
     verdicts: list[Verdict] = field(default_factory=list)
     resolutions: list[tuple[RunRow, StepRow]] = field(default_factory=list)
     failing: dict[UUID, tuple[str, str]] = field(default_factory=dict)
@@ -125,7 +124,7 @@ class Settlement:
                 claim = {"claim_no": outcome.lease.claim_no, "worker": self.worker}
                 run.append(self.at.us, StepEvent.RELEASED, step.no, **claim, **facts)
                 effect = step.place.effect if step.place is not None else None
-                effect = effect if effect == "verify" else None
+                effect = effect if outcome.in_doubt or effect == "verify" else None
                 self._requeue(run, step, outcome.lease, delay_s=outcome.delay_s, effect=effect)
             case Suspended():
                 self._suspend(run, step, outcome, None)
@@ -242,7 +241,7 @@ class Settlement:
         facts = {"reason": reason, "failure": failure.value}
         run.append(self.at.us, StepEvent.DEAD_LETTER, step.no, {"message": error["message"]}, **facts)
         step.error, step.dead = {**error, "reason": reason}, reason
-        step.in_doubt = None if self.forgets_doubt else doubt  # as the engine does (see `known`)
+        step.in_doubt = doubt
         self._finish(run, step, lease, "dead_letter")
         self.failing.setdefault(run.id, (step.spec.name, reason))
 

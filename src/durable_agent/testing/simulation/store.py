@@ -7,7 +7,7 @@ with PostgreSQL, command by command, in `tests/testing/test_simulation_trace.py`
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -67,7 +67,6 @@ class Store:
     random: Random
     now_s: Callable[[], float]
     mutant: Mutant | None = None
-    forgets_doubt: bool = True
     hint: Callable[[str], None] = lambda what: None
     claimed: Callable[[Claim], None] = lambda claim: None
     runs: dict[UUID, RunRow] = field(default_factory=dict)
@@ -125,15 +124,23 @@ class Store:
         return frozenset(step.place.token for _, step in self._leased() if step.place and step.place.session == session
                          and step.place.token is not None)  # fmt: skip
 
+    def strays(self, session: UUID, known: Collection[Token], age_s: float) -> list[Lease]:
+        """Return the leases that a session took within a time and does not know of."""
+        since_s = self.now_s() - age_s
+        return [
+            Lease(DEFAULT_TENANT, RunId(run.id), step.no, step.claim_no, step.place.token)
+            for run, step in self._leased()
+            if step.place is not None and step.place.token is not None and step.place.session == session
+            and step.place.token not in known and step.place.deadline_s - step.spec.deadline_s > since_s
+        ]  # fmt: skip
+
     def exchange(
         self, offer: Offer, outcomes: Sequence[Outcome], *, free: int, solo: bool, jitter: float = 0.0,
         choose: Callable[[list[tuple[RunRow, StepRow]]], list[tuple[RunRow, StepRow]]] | None = None,
     ) -> Exchange:  # fmt: skip
         """Settle and claim in one transaction. `choose` puts the ready steps in order."""
         at = self.moment()
-        settlement = Settlement(
-            at, self.runs, self.mutant, offer.worker, Purse(at, self.mutant), jitter, self.forgets_doubt
-        )
+        settlement = Settlement(at, self.runs, self.mutant, offer.worker, Purse(at, self.mutant), jitter)
         settlement.settle(outcomes)
         Winding(settlement).wind_up()
         ready = self._ready(offer, solo)
@@ -245,7 +252,7 @@ class Store:
         if not still:
             return 0
         at = self.moment()
-        settlement = Settlement(at, self.runs, self.mutant, None, Purse(at, self.mutant), 0.0, self.forgets_doubt)
+        settlement = Settlement(at, self.runs, self.mutant, None, Purse(at, self.mutant), 0.0)
         settlement.settle(still)
         Winding(settlement).wind_up()
         self._rest(settlement)
@@ -345,11 +352,13 @@ class Store:
     def redrive(self, run_id: UUID, *, actor: str) -> int:
         """Give the dead steps of a failed run another chance; return how many. Raises NotFound."""
         run = self._run(run_id)
-        dead = [step for step in run.steps if step.dead is not None and step.dead != "condition_error"]
+        dead = [step for step in run.steps if step.dead is not None]
         if not dead:
             raise NotFound(f"run {run_id} has no such dead letter", run_id=str(run_id))
         if run.status is not RunStatus.FAILED:
             return 0
+        if any(step.dead == "condition_error" for step in dead):
+            raise Conflict(f"run {run_id} cannot go on", run_id=str(run_id))
         at = self.moment()
         run.move(at.us, RunEvent.REDRIVEN, by=actor, steps=len(dead))
         run.error = None
@@ -366,7 +375,7 @@ class Store:
                 step.claim_no = 0
             if step.deps_left == 0:
                 run.append(at.us, StepEvent.READY, step.no)
-                step.place = Place("ready", effect=step.in_doubt)
+                step.place, step.in_doubt = Place("ready", effect=step.in_doubt), None
         run.steps_left = sum(step.open for step in run.steps)
         settle_waiting(at, run)
         self.hint("ready")

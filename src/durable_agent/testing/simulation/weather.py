@@ -71,6 +71,11 @@ class Wire:
     weather: Weather
     outside: Context
 
+    @property
+    def now_s(self) -> float:
+        """The process's own clock."""
+        return self.loop.time()
+
     async def ask(self, act: Callable[[], T]) -> T:
         """Return what the database says. Raises DatabaseUnavailable: before the command, or after it."""
         future: asyncio.Future[T] = self.loop.create_future()

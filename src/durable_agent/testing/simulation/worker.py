@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from durable_agent.agents.models import WorkerModels
 from durable_agent.artifacts import Artifacts
-from durable_agent.core.outcomes import Exchange, Outcome, Verdict
+from durable_agent.core.outcomes import ON_THE_WAY, Exchange, Outcome, Released, Verdict
 from durable_agent.core.port import AuthorTransaction, Offer
 from durable_agent.core.records import SessionId, Token
 from durable_agent.errors import DatabaseUnavailable
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from durable_agent.testing.simulation.world import World
 
 TTL_S, BEAT_S, POLL_S = 5.0, 1.25, 2.0
+# As in `engine.exchange`.
+UNSURE_S, SLACK_S = 35.0, 1.0
 # What a hint may be lost for: the mutant's worker looks only when it is told to.
 NEVER_S = 1e6
 
@@ -43,6 +45,9 @@ class Remote(Absent):
         self._offer = offer
         self._hints: set[str] = set()
         self._hinted = asyncio.Event()
+        self.telling: frozenset[Token] = frozenset()  # whose outcomes are on the way
+        self._held: set[Token] = set()
+        self._unsure_since_s = self._unsure_until_s = 0.0
 
     @property
     def session(self) -> UUID:
@@ -51,13 +56,32 @@ class Remote(Absent):
 
     async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
         """See `core.port.Backend.exchange`."""
-        world, told = self._world, list(outcomes)
+        world, began_s = self._world, self._wire.now_s
+        self.telling = frozenset(outcome.lease.token for outcome in outcomes)
+        told = [*outcomes, *(await self._strays())]
         try:
-            return await self._wire.ask(lambda: world.exchange(self._offer, told, free=free, solo=solo))
-        except DatabaseUnavailable:
-            if world.mutant is Mutant.GIVE_UP and told:
-                return Exchange((Verdict.OK,) * len(told), (), (), more=True)
+            answer = await self._wire.ask(lambda: world.exchange(self._offer, told, free=free, solo=solo))
+        except (DatabaseUnavailable, asyncio.CancelledError) as error:
+            if began_s >= self._unsure_until_s:
+                self._unsure_since_s = began_s
+            self._unsure_until_s = self._wire.now_s + UNSURE_S
+            if world.mutant is Mutant.GIVE_UP and told and isinstance(error, DatabaseUnavailable):
+                return Exchange((Verdict.OK,) * len(outcomes), (), (), more=True)
             raise
+        self._held -= {outcome.lease.token for outcome in told if not isinstance(outcome, ON_THE_WAY)}
+        self._held |= {claim.lease.token for claim in answer.claims}
+        return replace(answer, verdicts=answer.verdicts[: len(outcomes)])
+
+    async def _strays(self) -> list[Outcome]:
+        """Return what gives back the claims that nobody heard of, as `engine.exchange` does."""
+        if self._wire.now_s >= self._unsure_until_s or self._world.mutant is Mutant.UNHEARD:
+            return []
+        age_s, held = self._wire.now_s - self._unsure_since_s + SLACK_S, frozenset(self._held)
+        store, session = self._world.store, self._offer.session
+        return [
+            Released(lease, in_doubt=lease.claim_no > 1)
+            for lease in await self._wire.ask(lambda: store.strays(session, held, age_s))
+        ]
 
     async def begin(self) -> AuthorTransaction:
         """Refuse: there is no database."""

@@ -15,7 +15,6 @@ from durable_agent.core.records import Claim, RunSpec, Token, WaitKind
 from durable_agent.core.states import RunStatus
 from durable_agent.core.waits import Decision
 from durable_agent.testing.simulation.client import Client, People, by_budget
-from durable_agent.testing.simulation.known import Known
 from durable_agent.testing.simulation.loop import Process, VirtualLoop
 from durable_agent.testing.simulation.mutants import Mutant
 from durable_agent.testing.simulation.receiver import Receiver
@@ -41,7 +40,6 @@ class World:
     mutant: Mutant | None
     faults: bool
     trace: Trace
-    unmended: frozenset[Known] = frozenset()
     weather: Weather = field(init=False)
     store: Store = field(init=False)
     receiver: Receiver = field(init=False)
@@ -58,9 +56,7 @@ class World:
                 self.weather.deaf = 0.5
         else:
             self.weather = Weather(random, CALM_S)
-        self.store = Store(
-            random, self.loop.time, self.mutant, Known.REDRIVE in self.unmended, self._hint, self._claimed
-        )
+        self.store = Store(random, self.loop.time, self.mutant, self._hint, self._claimed)
         self.receiver = Receiver(random, CALM_S if self.faults else 0.0)
         mix = drawn_mix(random)
         self.client = Client(
@@ -86,8 +82,7 @@ class World:
             spawn(Process("upkeep"), self._upkeep())
         if self.faults:
             spawn(self.loop.outside, self._misfortune())
-        if Known.UNHEARD in self.unmended:
-            spawn(self.loop.outside, self._look_for_unheard())
+        spawn(self.loop.outside, self._look_for_unheard())
         still = 0
         while self.loop.time() < CALM_S + REST_S and still < 5:
             await asyncio.sleep(2.0)
@@ -248,7 +243,8 @@ class World:
             now: set[Token] = set()
             for member in self.members:
                 if member.up and not (member.process.dead or member.process.frozen):
-                    known = {*member.worker.running, *(outcome.lease.token for outcome in member.worker._outcomes)}
+                    waiting = (outcome.lease.token for outcome in member.worker._outcomes)
+                    known = {*member.worker.running, *waiting, *member.remote.telling}
                     now |= self.store.owned(member.remote.session) - known
             if (unheard := before & now) and not self.breaches:
                 self.breaches.append(f"P1: {len(unheard)} leases are kept alive by workers that never heard of them")
