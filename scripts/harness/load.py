@@ -48,6 +48,7 @@ class Load:
         self.runs: dict[UUID, str] = {}
         self.watched = 0
         self.watch_faults: list[str] = []
+        self.twice: dict[str, set[UUID]] = {}
         self.sent = 0
         self.refused = 0
         self.told: Counter[str] = Counter()
@@ -88,7 +89,8 @@ class Load:
             try:
                 for _ in range(2):
                     async with asyncio.timeout(10):
-                        ids.add((await submit(db, DEFAULT_TENANT, [one], memory=memory))[0].run_id)
+                        ids.add(run := (await submit(db, DEFAULT_TENANT, [one], memory=memory))[0].run_id)
+                        self.runs[run] = one.key or ""
                 break
             except (DurableAgentError, TimeoutError):
                 self.refused += 1  # nobody knows whether it was stored; the same key goes again
@@ -96,8 +98,7 @@ class Load:
                     break
                 await self.faults.pause(0.1, 0.3)
         if len(ids) > 1:
-            self.watch_faults.append(f"I10: key {one.key} gave {len(ids)} runs")
-        self.runs.update(dict.fromkeys(ids, one.key or ""))
+            self.twice[one.key or ""] = ids
 
     async def watching(self) -> None:
         """Follow runs by WebSocket to their ends: every event once and in order, through every fault (I9)."""
@@ -139,4 +140,11 @@ class Load:
             secret = bytes(row[0]) if row else b""
             for run_id in self.runs:
                 await check_run(conn, run_id, report, secret, self.world.results)
+            for key, ids in self.twice.items():
+                # One that is gone is told as lost; a run that was lost with its key may be sent again.
+                known = await (
+                    await conn.execute("select count(*) from runs where id = any(%s)", [list(ids)])
+                ).fetchone()
+                if known and known[0] > 1:
+                    report.violations.append(f"I10: key {key} gave {known[0]} runs")
         return report
