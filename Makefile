@@ -10,7 +10,7 @@ MINUTES ?= 30
 CONSOLE := src/durable_agent/_console/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi screenshots chaos bench fuzz models interleave simulate mutants peers soak lock clean
+.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi screenshots chaos campaigns bench fuzz models interleave simulate mutants peers soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -82,6 +82,14 @@ screenshots: env console browser ## every screen of the console in both themes, 
 
 chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--campaign network --minutes 5 --seed 1"
 	$(BIN)/python scripts/chaos.py $(ARGS)
+
+# Minutes of each: enough for a verdict of its own. A campaign that this machine cannot run says so, and the others go on.
+CAMPAIGNS ?= faults:12 network:3 clock:3 disk:2 failover:3 pooler:2 snapshot:1 memory:1
+RESULTS ?= docs/results
+campaigns: env ## every chaos campaign, one after the other, with its result file; CAMPAIGNS="network:3 clock:1"
+	@failed=; for one in $(CAMPAIGNS); do name=$${one%%:*}; echo "== $$name, $${one##*:} min"; \
+	$(BIN)/python scripts/chaos.py --campaign $$name --minutes $${one##*:} --seed 1 --json $(RESULTS)/chaos-$$name.json; \
+	case $$? in 0|3) ;; *) failed="$$failed $$name";; esac; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 bench: env console-if-npm ## the figures, as ratios to pgbench in the same run
 	$(BIN)/python scripts/bench.py $(ARGS)

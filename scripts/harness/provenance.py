@@ -11,7 +11,7 @@ from typing import Any
 
 
 def provenance() -> dict[str, Any]:
-    """Return the commit (with `+` when a tracked file differs from it; `unknown` outside a repository), machine and time (UTC)."""
+    """Return the commit (with `+` when a tracked file differs from it, but for results; `unknown` outside a repository), machine and time (UTC)."""
 
     def git(*words: str) -> str:
         told = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
@@ -19,7 +19,11 @@ def provenance() -> dict[str, Any]:
 
     return {
         "commit": (git("rev-parse", "HEAD") or "unknown")
-        + ("+" if git("status", "--porcelain", "--untracked-files=no") else ""),
+        + (
+            "+"
+            if git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)docs/results")
+            else ""
+        ),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": os.cpu_count(),

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from durable_agent.db import batch as batch_module
-from durable_agent.db.batch import batch
+from durable_agent.db.batch import alone, batch
 from durable_agent.db.pool import Connection
 from durable_agent.db.pool import Database as Pools
 from durable_agent.errors import LostRace
@@ -113,6 +113,22 @@ async def test_a_guard_that_does_not_hold_is_a_lost_race_and_nothing_is_written(
     with pytest.raises(LostRace, match="a_statement changed 1 of 2 rows"):
         await fail()
     assert await _marks(conn) == []
+
+
+async def test_a_statement_alone_is_committed_or_leaves_nothing(conn: Connection, database: Database) -> None:
+    await conn.execute("drop table marks")
+    await conn.execute("create table marks (n int primary key)")
+    for n in (1, 2):  # prepared, then by its name
+        rows = await alone(conn, "insert into marks values (%(n)s) returning n", {"n": n})
+        assert await rows.fetchall() == [(n,)]
+        assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    guarded = "with put as (insert into marks values (3) returning 1) select require_rows((select count(*) from put), 2, 'put')"
+    with pytest.raises(LostRace, match="put changed 1 of 2 rows"):
+        await alone(conn, guarded)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await alone(conn, "insert into marks values (4), (1)")
+    assert database.execute("select n from marks order by n") == [(1,), (2,)]
+    assert await _marks(conn) == [1, 2]
 
 
 async def test_what_cannot_be_prepared_is_sent_as_it_is(conn: Connection) -> None:

@@ -184,15 +184,29 @@ async def batch(conn: Connection, *, begun: bool = False) -> AsyncIterator[Batch
     rows than it was given. Answers may be fetched after `sync()`, which raises the first error of the statements before it; one
     fetched without it costs a round trip of its own.
     """
-    assert isinstance(conn, EngineConnection)
-    conn.pgconn.enter_pipeline_mode()
-    conn.batch = opened = Batch(conn)
-    try:
+    async with _open(conn) as opened:
         if not begun:
             opened.execute("begin")
         yield opened
         opened.execute("commit")
         await opened.sync()
+
+
+async def alone(conn: Connection, query: str | bytes, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Rows:
+    """Run one statement in a transaction of its own, in one round trip, and return its answer. Raises as `batch`."""
+    async with _open(conn) as opened:
+        rows = opened.execute(query, params)
+        await opened.sync()  # which commits: what lies between two syncs is one transaction
+        return rows
+
+
+@asynccontextmanager
+async def _open(conn: Connection) -> AsyncIterator[Batch]:
+    assert isinstance(conn, EngineConnection)
+    conn.pgconn.enter_pipeline_mode()
+    conn.batch = opened = Batch(conn)
+    try:
+        yield opened
     except BaseException as error:
         _close(conn)
         # What made it fail is worth more than a connection that can no longer be told.

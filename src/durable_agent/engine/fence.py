@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, LiteralString
 
-import psycopg
-
 from durable_agent.core.records import Lease
-from durable_agent.db.batch import LOST_RACE
+from durable_agent.db.batch import alone
 from durable_agent.db.patient import patient
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
@@ -35,11 +33,9 @@ class Fence:
     async def write(self, ctes: LiteralString, params: Mapping[str, Any]) -> None:
         """Write by one statement, `with name as (…), …`, which is committed when this returns; one round trip."""
         try:
-            await self.conn.execute(_fenced(ctes), {**params, **self._lease()})
-        except psycopg.Error as error:
-            if error.sqlstate == LOST_RACE:
-                raise self._lost() from error
-            raise
+            await alone(self.conn, _fenced(ctes), {**params, **self._lease()})
+        except LostRace as error:
+            raise self._lost() from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
