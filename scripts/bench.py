@@ -68,7 +68,7 @@ async def _one_at_a_time(url: str, count: int) -> list[float]:
                 (done,) = await submit(db, DEFAULT_TENANT, [Submission(chain(1))], memory=memory)
                 bell.ring(READY)
                 while True:
-                    async with db.reading() as conn:
+                    async with reads.watching(db) as conn:
                         rows = await reads.rows(
                             conn, reads.READS.run_exists, {"tenant": DEFAULT_TENANT, "run": done.run_id}
                         )

@@ -71,7 +71,7 @@ def main() -> int:
     given = _parser().parse_args()
     if given.seed is not None:
         return _one(given)
-    document: dict[str, Any] = {"provenance": provenance(), "arguments": vars(given) | {"json": str(given.json)}}
+    document: dict[str, Any] = provenance() | {"arguments": vars(given) | {"json": str(given.json)}}
     if given.mutants:
         found = {mutant: _hunt(mutant, given.first) for mutant in Mutant}
         document["mutants"] = {mutant.value: told for mutant, told in found.items()}

@@ -91,7 +91,7 @@ class Hub:
     async def _look(self) -> None:
         keys = list(self._watchers)
         params = {"tenants": [tenant for tenant, _ in keys], "runs": [run for _, run in keys]}
-        async with self._db.reading() as conn:
+        async with reads.watching(self._db) as conn:
             found = await (await conn.execute(reads.READS.news, params)).fetchall()
         for tenant, run_id, last_seq, status, speaking in found:
             for watcher in self._watchers.get((tenant, run_id), ()):
@@ -131,14 +131,14 @@ async def follow(
         while True:
             watcher.news.clear()
             speaking, watcher.speaking = watcher.speaking, False
-            pieces: list[dict[str, Any]] = []
             run = {"tenant": tenant, "run": run_id}
             try:
-                async with db.reading() as conn:
-                    if speaking:
-                        pieces = await reads.rows(conn, DELTAS.of_run, {**run, "since": watcher.since})
-                    rows = await reads.events(conn, tenant, run_id, after=watcher.seq, limit=PAGE)
-                    head = await reads.rows(conn, reads.READS.run_exists, run)
+                async with reads.watching(db) as conn:
+                    said_to = await conn.execute(DELTAS.of_run, {**run, "since": watcher.since}) if speaking else None
+                    page = await conn.execute(reads.READS.events_after, {**run, "after": watcher.seq, "limit": PAGE})
+                    found = await conn.execute(reads.READS.run_exists, run)
+                    pieces = await reads.dicts(said_to) if said_to is not None else []
+                    rows, head = await reads.dicts(page), await reads.dicts(found)
             except DatabaseUnavailable:
                 watcher.speaking = watcher.speaking or speaking
                 await asyncio.sleep(FAST_S)

@@ -184,7 +184,7 @@ async def batch(conn: Connection, *, begun: bool = False) -> AsyncIterator[Batch
     rows than it was given. Answers may be fetched after `sync()`, which raises the first error of the statements before it; one
     fetched without it costs a round trip of its own.
     """
-    async with _open(conn) as opened:
+    async with once(conn) as opened:
         if not begun:
             opened.execute("begin")
         yield opened
@@ -194,14 +194,18 @@ async def batch(conn: Connection, *, begun: bool = False) -> AsyncIterator[Batch
 
 async def alone(conn: Connection, query: str | bytes, params: Sequence[Any] | Mapping[str, Any] | None = None) -> Rows:
     """Run one statement in a transaction of its own, in one round trip, and return its answer. Raises as `batch`."""
-    async with _open(conn) as opened:
+    async with once(conn) as opened:
         rows = opened.execute(query, params)
-        await opened.sync()  # which commits: what lies between two syncs is one transaction
+        await opened.sync()
         return rows
 
 
 @asynccontextmanager
-async def _open(conn: Connection) -> AsyncIterator[Batch]:
+async def once(conn: Connection) -> AsyncIterator[Batch]:
+    """Yield a batch whose statements up to the first sync are a transaction by themselves: what lies between two syncs is one.
+
+    One round trip, then, where `batch` takes another to commit. Raises as `batch`.
+    """
     assert isinstance(conn, EngineConnection)
     conn.pgconn.enter_pipeline_mode()
     conn.batch = opened = Batch(conn)

@@ -78,6 +78,8 @@ ENGINE_SETTINGS: LiteralString = (
     " set_config('random_page_cost', '0.01', false), set_config('seq_page_cost', '0.01', false),"
     " set_config('jit', 'off', false)"
 )
+# The same for one transaction of a connection that is otherwise for reading whatever people ask for.
+ENGINE_SETTINGS_HERE: LiteralString = ENGINE_SETTINGS.replace("false", "true")
 _TIMEOUTS: LiteralString = (
     "select set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
     " set_config('idle_in_transaction_session_timeout', %s, false), set_config('TimeZone', 'UTC', false)"
@@ -104,8 +106,8 @@ class Database:
             max_idle=600.0,
             reconnect_timeout=5.0,
         )
-        self.read = AsyncConnectionPool[Connection](
-            url, min_size=0, max_size=size, open=False, kwargs=_kwargs("read"), configure=self._configure,
+        self.read = AsyncConnectionPool[EngineConnection](
+            url, connection_class=EngineConnection, min_size=0, max_size=size, open=False, kwargs=_kwargs("read"), configure=self._configure,
             timeout=10.0, max_idle=60.0, reconnect_timeout=5.0,
         )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,8 @@ import orjson
 
 from durable_agent.core.events import StoredEvent
 from durable_agent.core.records import Tenant
-from durable_agent.db.pool import Connection
+from durable_agent.db.batch import once
+from durable_agent.db.pool import ENGINE_SETTINGS_HERE, Connection, Database
 from durable_agent.db.sql import load
 
 READS = load("reads")
@@ -18,9 +20,25 @@ WAITS = load("waits")
 MODELS = load("models")
 
 
+@asynccontextmanager
+async def watching(db: Database) -> AsyncIterator[Connection]:
+    """Yield a reading connection for what is asked again and again by key: it goes in one round trip, and is planned once.
+
+    A plan for one run takes longer than the answer, for it is made over every week's partition. Queue all statements before the
+    first is fetched. Raises DatabaseUnavailable.
+    """
+    async with db.reading() as conn, once(conn):
+        await conn.execute(ENGINE_SETTINGS_HERE)
+        yield conn
+
+
 async def rows(conn: Connection, statement: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of a reading statement as dictionaries."""
-    cursor = await conn.execute(statement.encode(), params)
+    return await dicts(await conn.execute(statement.encode(), params))
+
+
+async def dicts(cursor: Any) -> list[dict[str, Any]]:
+    """Return the rows of an answer as dictionaries."""
     found = await cursor.fetchall()
     names = [column.name for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in found]

@@ -281,7 +281,7 @@ async def _settle(
 
 
 async def _picked(picks: Sequence[tuple[Tenant, Any]]) -> list[Picked]:
-    return [Picked(tenant, *row) for tenant, cursor in picks for row in await cursor.fetchall()]
+    return [Picked._make((tenant, *row)) for tenant, cursor in picks for row in await cursor.fetchall()]
 
 
 async def _learn(conn: Connection, room: Room, rows: Sequence[Any], ready: Sequence[Ready]) -> None:

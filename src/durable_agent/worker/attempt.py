@@ -236,6 +236,8 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], context: Context) -> 
 
     Raises TimeoutError, and whatever the tool raises.
     """
+    if tool.timeout_s is None:
+        return await _invoked(tool, arguments, context)
     async with asyncio.timeout(tool.timeout_s):
         return await _invoked(tool, arguments, context)
 

@@ -1,0 +1,71 @@
+"""The page of docs/results: what each result file says, in a line. `python scripts/results.py > docs/results/README.md`"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+RESULTS: Final = Path(__file__).resolve().parent.parent / "docs" / "results"
+HEAD: Final = """# Results
+
+What the long runs said, as they wrote it: each file has its seed, versions, machine and commit (`+`: the tree differed from it).
+Made by `make campaigns`, and by `make models`, `simulate`, `interleave`, `mutants`, `peers`, `soak` with `--json`; this page by
+`scripts/results.py`.
+
+| file | commit | when, UTC | what it says |
+| --- | --- | --- | --- |
+"""
+
+
+def said(kind: str, told: dict[str, Any]) -> str:
+    """Return what a result file says, in a line."""
+    match kind:
+        case "chaos":
+            landed = ", ".join(f"{count:,} {what}" for what, count in sorted(told["landed"].items()))
+            counts = told["counts"]
+            return (
+                f"{landed}; {counts['runs']:,} runs, {counts['steps']:,} steps: {counts['lost']} lost, "
+                f"{counts['double committed']} double committed, {counts['deadlocks']} deadlocks, {len(told['violations'])} violations"
+            )
+        case "models":
+            names, caught = (
+                {one["model"] for one in told["searches"]},
+                Counter(one["verdict"] for one in told["searches"]),
+            )
+            verdicts = ", ".join(f"{count} {verdict}" for verdict, count in caught.most_common())
+            return f"{len(names)} models, {len(told['searches'])} searches: {verdicts}; {len(told['flaws'])} flaws"
+        case "mutants":
+            return f"{told['killed']} of {told['mutants']} mutants killed"
+        case "interleave":
+            return (
+                f"{told['casts']:,} casts, {told['schedules']:,} schedules: {told['violations']} violations, "
+                f"{told['deadlocks']} deadlocks, {told['pairs there was no time for']} pairs there was no time for"
+            )
+        case "simulation":
+            of = told["campaign"]
+            landed = sum(of["faults_landed"].values())
+            return f"{of['seeds']:,} seeds, {landed:,} faults: {len(of['broken'])} seeds broke an invariant"
+        case _:
+            return ""
+
+
+def page() -> str:
+    """Return the page."""
+    lines, landed = [], Counter[str]()
+    for path in sorted(RESULTS.glob("*.json")):
+        told = json.loads(path.read_text())
+        told = told[0] if isinstance(told, list) else told
+        kind = path.stem.partition("-")[0]
+        if kind == "chaos":
+            landed.update(told["landed"])
+        lines.append(
+            f"| [{path.stem}]({path.name}) | {told['commit'][:8]}{'+' if '+' in told['commit'] else ''} | {told['at'][:16]} | {said(kind, told)} |"
+        )
+    total = ", ".join(f"{count:,} {what}" for what, count in landed.most_common())
+    return HEAD + "\n".join(lines) + f"\n\nFaults of all campaigns that landed: {total}.\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
