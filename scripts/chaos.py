@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import re
+import shutil
 import signal
 import statistics
 import sys
@@ -86,6 +87,7 @@ async def run(campaign: Campaign) -> int:
         print(f"the campaign {given.campaign} cannot run here: {missing}")
         return 3
     stack = Stack(given, campaign.directory, campaign.exits, campaign.place(), campaign.modules)
+    stack.clock_is_sane = campaign.clock_is_sane
     campaign.hire(stack)
     load, faults, began_s = stack.load, stack.faults, time.monotonic()
     async with Database.open(stack.place.own_url, size=3) as db:
@@ -100,7 +102,7 @@ async def run(campaign: Campaign) -> int:
         load.ended.set()
         await asyncio.gather(person, supervisor)
         report = await campaign.checked(stack, db)
-        repeated = check_calls(report, stack.world.calls, stack.world.whats)
+        repeated = check_calls(report, stack.world, faults.woken)
         report.violations += stuck + load.watch_faults
     if stack.ended["at work"]:
         report.violations.append(f"R13: {stack.ended['at work']} workers ended by themselves: {last_words(stack)}")
@@ -124,6 +126,7 @@ def counted(campaign: Campaign, stack: Stack, report: Report, repeated: Counter[
         "double committed": report.double, "leases lost": report.leases_lost, "fenced writes": report.fenced,
         "recorded effects": report.effects, "external calls": world.calls.total(),
         **{f"repeated under the same key: {what}": repeated[what] for what in sorted({*world.whats.values(), "work"})},
+        "of these, calls of class verify by a process that had just woken": repeated["late"],
         **{f"a person said: {word}": count for word, count in sorted(load.told.items())},
         "keys with two results": sum("receiver's result" in v for v in report.violations),
         "submissions answered by nothing": load.refused, "runs watched to the end": load.watched,
@@ -157,6 +160,9 @@ def verdict(campaign: Campaign, result: dict[str, Any]) -> int:
     else:
         if given.json:
             Path(given.json).write_text(json.dumps(result, indent=2) + "\n")
+            if result["violations"]:
+                for name in ("workers.log", "receiver.log"):
+                    shutil.copy(campaign.directory / name, Path(given.json).with_suffix(f".{name}"))
         flat = {name: value for name, value in result.items() if not isinstance(value, (dict, list))}
         flat |= {f"faults landed: {kind}": count for kind, count in result["landed"].items()}
         flat |= {**result["counts"], "violations": len(result["violations"])}

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -49,7 +49,9 @@ class Faults:
     kills: list[tuple[datetime, list[Held]]] = field(default_factory=list)
     deadlocks: int = 0
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    woken: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     _frozen: set[int] = field(default_factory=set)
+    _stopped: set[int] = field(default_factory=set)
     _deadlocks_base: int = 0
 
     async def query(self, query: str, *params: Any) -> list[Any]:
@@ -78,6 +80,11 @@ class Faults:
 
     def signal(self, pid: int, signum: int) -> bool:
         """Send a signal; tell whether the process was there."""
+        if signum == signal.SIGSTOP:
+            self._stopped.add(pid)
+        elif signum == signal.SIGCONT and pid in self._stopped:
+            self._stopped.discard(pid)
+            self.woken[pid].append(time.time())
         try:
             os.kill(pid, signum)
         except ProcessLookupError:

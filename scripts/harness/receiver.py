@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +27,7 @@ class Receiver:
         self.results: dict[str, str] = {}
         self.calls: Counter[str] = Counter()
         self.whats: dict[str, str] = {}
+        self.came: dict[str, list[tuple[int, float]]] = defaultdict(list)  # from which process, and when
         self.port = 0
         # Called with each order, before and after it is carried out; it may end the caller.
         self.on_order: Callable[[dict[str, Any], str], None] = lambda order, when: None
@@ -43,7 +44,9 @@ class Receiver:
             result = self.results.setdefault(key, uuid4().hex)
             self.calls[key] += 1
             self.whats[key] = what
-            self._log.write(orjson.dumps({**order, "result": result, "at": time.time()}) + b"\n")
+            at = time.time()
+            self.came[key].append((order.get("pid", 0), at))
+            self._log.write(orjson.dumps({**order, "result": result, "at": at}) + b"\n")
             self.on_order(order, "after")
             writer.write(orjson.dumps({"result": result}) + b"\n")
             await writer.drain()

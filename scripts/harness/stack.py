@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,7 +30,10 @@ from harness.receiver import receiver
 from harness.zygote import Zygote
 
 WORKERS = 6
-_WORKED = "select 1 from workers where os_pid = %s limit 1"
+# Process ids come again: one that never began may have that of a worker long gone.
+_WORKED = """
+select 1 from workers where os_pid = %s and started_at > clock_timestamp() - make_interval(secs => %s) limit 1
+"""
 API_PORT = 4199
 
 # Short leases, so that faults follow each other quickly; the rules do not depend on the lengths.
@@ -97,6 +101,8 @@ class Stack:
         self.workers: dict[str, int] = {}
         self.faults = Faults(self.rng, self.spawn, place.admin_url, place.postgres, self.workers)
         self.ended: Counter[str] = Counter()
+        self.clock_is_sane = True
+        self._born_s: dict[int, float] = {}
         self.load = Load(given.seed, place, self.faults, self.world, API_PORT)
         self.version = postgres_version(place.admin_url)
 
@@ -115,7 +121,9 @@ class Stack:
         if name not in self.zygotes:
             self._zygote = self._zygote or self.zygote()
             self.zygotes[name] = self._zygote
-        return self.zygotes[name].spawn(name)
+        pid = self.zygotes[name].spawn(name)
+        self._born_s[pid] = time.monotonic()
+        return pid
 
     async def supervise(self) -> None:
         """Start workers again that ended by themselves, until the load has ended; who was at work should not have (R13)."""
@@ -124,7 +132,8 @@ class Stack:
             missing = {pid for pid in self.workers.values() if not self.faults.signal(pid, 0)}
             for pid in missing & gone:
                 # One that finds no database when it starts says so and ends: that is its supervisor's business.
-                self.ended["at work" if await self.faults.query(_WORKED, pid) else "at the start"] += 1
+                age_s = time.monotonic() - self._born_s[pid] + 1.0 if self.clock_is_sane else 1e9
+                self.ended["at work" if await self.faults.query(_WORKED, pid, age_s) else "at the start"] += 1
                 self.faults.replace(pid)
             gone = missing
             await asyncio.sleep(0.3)

@@ -112,6 +112,34 @@ async def test_a_step_given_back_before_it_looked_stays_in_doubt(tmp_path: Path)
     assert worker._outcomes == [Released(LEASE, in_doubt=True), Released(LEASE)]
 
 
+async def test_who_lost_the_heart_s_connection_asks_before_it_acts(tmp_path: Path) -> None:
+    worker = idle(tmp_path)
+    worker.beat(time.monotonic(), frozenset({LEASE.token}))
+    await worker.leases_are_good(LEASE.token)
+    worker.unheard()  # the session is suspected by now, and its leases may be taken
+    asking = asyncio.create_task(worker.leases_are_good(LEASE.token))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not asking.done()
+    worker.beat(time.monotonic(), frozenset({LEASE.token}))
+    await asking
+
+
+async def test_the_heart_tells_at_once_that_its_connection_is_gone(engine: Engine, database: Database) -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    heart = Heart(
+        engine.url, engine.hand().room.offer, ttl_s=30.0, beat_s=30.0, on_beat=lambda beat: told.put_nowait("beat"),
+        on_loss=lambda: told.put_nowait("loss"), load=lambda: 1,
+    )  # fmt: skip
+    heart.start()
+    assert await told.get() == "beat"
+    database.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'durable-agent heart'"
+    )
+    assert [await told.get(), await told.get()] == ["loss", "beat"]
+    await heart.stop()
+
+
 async def test_the_heart_beats_though_the_loop_never_answers(engine: Engine) -> None:
     heart = Heart(
         engine.url, engine.hand().room.offer, ttl_s=30.0, beat_s=0.02, on_beat=lambda beat: None, load=lambda: 1

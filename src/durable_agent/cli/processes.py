@@ -171,7 +171,7 @@ async def _work(
     )  # fmt: skip
     heart = Heart(
         settings.direct_url or db.direct_url, offer, ttl_s=settings.lease_ttl_s, beat_s=settings.beat_s,
-        on_beat=lambda beat: worker.beat(beat.sent_s, beat.owned), load=lambda: len(worker.running),
+        on_beat=lambda beat: worker.beat(beat.sent_s, beat.owned), on_loss=worker.unheard, load=lambda: len(worker.running),
     )  # fmt: skip
     worker.beat_now = heart.now
     upkeep.on_ready = worker.ready

@@ -42,11 +42,11 @@ class Beat:
 
 
 class Heart:
-    """Beats until stopped. `on_beat` is called in the event loop with each answered beat."""
+    """Beats until stopped. `on_beat` is called in the event loop with each answered beat, `on_loss` when a beat found no way."""
 
     def __init__(
         self, direct_url: str, offer: Offer, *, ttl_s: float, beat_s: float, lag_warning_s: float = 1.0,
-        on_beat: Callable[[Beat], None], load: Callable[[], int],
+        on_beat: Callable[[Beat], None], on_loss: Callable[[], None] = lambda: None, load: Callable[[], int],
     ) -> None:  # fmt: skip
         self._url = direct_url
         self._offer = offer
@@ -54,6 +54,7 @@ class Heart:
         self._beat_s = beat_s
         self._lag_warning_s = lag_warning_s
         self._on_beat = on_beat
+        self._on_loss = on_loss
         self._load = load
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -103,6 +104,7 @@ class Heart:
                     conn.execute(SESSIONS.stop, {"session": self._offer.session})
             except (psycopg.Error, OSError) as error:
                 failures += 1
+                self._in_loop(self._on_loss)
                 log.info("heart_disconnected", error=first_line(error), attempt=failures)
                 # At once after a loss, for the lease may be short by now; with growing pauses when that fails.
                 if not self._stopping and failures > 1:

@@ -188,6 +188,10 @@ class Worker:
         self._good.set()
         self.sync(owned, sent_s)
 
+    def unheard(self) -> None:
+        """Take note that the heart lost its connection: its session may be suspected, and its leases taken within moments (R10)."""
+        self._good_until_s = 0.0
+
     def sync(self, owned: frozenset[Token], asked_s: float) -> None:
         """Stop the attempts whose lease is gone; those claimed after the question was asked are not judged."""
         for token, running in list(self.running.items()):
