@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import psycopg
+
 import durable_agent.engine
 from durable_agent.core.outcomes import (
     Booked,
@@ -45,21 +47,25 @@ TRIES = 5
 @dataclass(frozen=True, slots=True)
 class Command:
     """A verb as its caller calls it. `home` is the scene it belongs in, `covers` the engine's verbs it stands for, `settles` the
-    outcome it settles. `again`: it takes nothing that somebody holds, and whoever calls it asks again later."""
+    outcome it settles. `again`: it takes nothing that somebody holds, and whoever calls it asks again later. `upkeep`: of what somebody holds it leaves
+    a part to the upkeep, which comes by afterwards."""
 
     home: str
     verb: Verb
     covers: tuple[str, ...]
     settles: type | None = None
     again: bool = False
+    upkeep: bool = False
 
 
 COMMANDS: dict[str, Command] = {}
 
 
-def _command(name: str, *covers: str, home: str = "running", again: bool = False) -> Callable[[Verb], Verb]:
+def _command(
+    name: str, *covers: str, home: str = "running", again: bool = False, upkeep: bool = False
+) -> Callable[[Verb], Verb]:
     def put(verb: Verb) -> Verb:
-        COMMANDS[name] = Command(home, verb, covers, again=again)
+        COMMANDS[name] = Command(home, verb, covers, again=again, upkeep=upkeep)
         return verb
 
     return put
@@ -155,10 +161,14 @@ async def _author(scene: Scene, db: Own) -> Any:
     """What an author wrote in his own transaction is committed with the step, or not at all."""
     lease = scene.claims["a"].lease
     await db.conn.execute("begin")
-    await db.conn.execute(
-        "insert into deltas (tenant, run_id, step_no, effect, claim_no, piece, at, text)"
-        " values (%s, %s, %s, 0, 0, 0, engine_now(), 'the author was here')", (lease.tenant, lease.run_id, lease.step_no),
-    )  # fmt: skip
+    try:
+        await db.conn.execute(
+            "insert into deltas (tenant, run_id, step_no, effect, claim_no, piece, at, text)"
+            " values (%s, %s, %s, 0, 0, 0, engine_now(), 'the author was here')", (lease.tenant, lease.run_id, lease.step_no),
+        )  # fmt: skip
+    except psycopg.Error:
+        await db.conn.rollback()
+        raise
     done = await exchange.settle_within(db.conn, scene.room("w1"), ok(scene.claims["a"]))
     return [str(verdict) for verdict in done.answer.verdicts]
 
@@ -325,7 +335,7 @@ async def _change_agent(scene: Scene, db: Own) -> Any:
     return await agents.change(db, DEFAULT_TENANT, agent, "researcher", config, by="me")
 
 
-@_command("drop-agent", "agents.drop")
+@_command("drop-agent", "agents.drop", upkeep=True)
 async def _drop_agent(scene: Scene, db: Own) -> Any:
     await agents.drop(db, DEFAULT_TENANT, scene.ids["agent"])
 

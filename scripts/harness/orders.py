@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations_with_replacement, groupby, islice
 
+from durable_agent.engine import caps
 from harness.commands import COMMANDS, NOTHING
 from harness.scenes import SCENES, TABLES, Scene, Theatre
 from harness.steered import Actor, Mark, Own, Stage, Steered, connect, unrolled
@@ -198,6 +199,8 @@ class Director:
         for actor, verb in zip(actors, verbs, strict=True):
             if COMMANDS[actor.name].again and actor.answer == NOTHING:
                 actor.answer = await verb()
+        if any(COMMANDS[name].upkeep for name in cast.commands):
+            await caps.release_all(Own(actors[0].conn))
         rows, faults = await self.theatre.state(cast.scene)
         if found := sum(conn.deadlocks for conn in self.conns) - before:
             self.tally.deadlocks += found
