@@ -84,7 +84,7 @@ chaos: env ## kill -9, zombies, crashes of PostgreSQL; ARGS="--campaign network 
 	$(BIN)/python scripts/chaos.py $(ARGS)
 
 # Minutes of each: enough for a verdict of its own. A campaign that this machine cannot run says so, and the others go on.
-CAMPAIGNS ?= faults:12 network:3 clock:3 disk:2 failover:3 pooler:2 snapshot:1 memory:1
+CAMPAIGNS ?= faults:18 network:3 clock:3 disk:2 failover:3 pooler:2 snapshot:1 memory:1
 RESULTS ?= docs/results
 campaigns: env ## every chaos campaign, one after the other, with its result file; CAMPAIGNS="network:3 clock:1"
 	@failed=; for one in $(CAMPAIGNS); do name=$${one%%:*}; echo "== $$name, $${one##*:} min"; \

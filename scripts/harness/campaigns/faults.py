@@ -21,7 +21,7 @@ class Run(Campaign):
         """Let everything loose."""
         faults, seconds = stack.faults, self.given.minutes * 60
         loops = [
-            faults.kill(), faults.kill(), faults.freeze(), faults.freeze(), faults.drain(), faults.cut(),
-            faults.crash(max(5.0, seconds / 14)),
+            faults.kill(), faults.kill(), faults.freeze(), faults.freeze(), faults.freeze(), faults.drain(), faults.cut(),
+            faults.crash(min(20.0, max(5.0, seconds / 14))),
         ]  # fmt: skip
         await stack.load.during(loops, seconds)
