@@ -77,7 +77,7 @@ _WRITE: Final[LiteralString] = (
 # A checkpoint in one statement: what the stock saver's two would write, behind the same lock. Its values come one by one: the
 # driver takes longer over an array than over a statement for each number of them.
 _LOCKED: Final[LiteralString] = (
-    "with locked as materialized (select pg_advisory_xact_lock_shared(hashtextextended(%(thread)s::text, 0))),"
+    "locked as materialized (select pg_advisory_xact_lock_shared(hashtextextended(%(thread)s::text, 0)) from held),"
 )
 _BLOBS: Final[LiteralString] = (
     " blobs as (insert into langgraph.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)"

@@ -16,11 +16,14 @@ from durable_agent.db.sql import load
 from durable_agent.errors import LeaseLost, LostRace
 
 SESSIONS = load("sessions")
+_HELD: LiteralString = f"with held as materialized ({SESSIONS.held.rstrip().rstrip(';')})"
+# Undoes the transaction of who has lost the lease.
+FENCE: LiteralString = f"{_HELD} select require_rows((select count(*) from held), 1, 'fence')"
 
 
 @cache
 def _fenced(ctes: LiteralString) -> LiteralString:
-    return f"{ctes} select * from ({SESSIONS.fence.rstrip(';')}) fence"
+    return f"{_HELD}, {ctes} select count(*)::int from held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,13 @@ class Fence:
     lease: Lease
 
     async def write(self, ctes: LiteralString, params: Mapping[str, Any]) -> None:
-        """Write by one statement, `with name as (…), …`, which is committed when this returns; one round trip."""
-        try:
-            await alone(self.conn, _fenced(ctes), {**params, **self._lease()})
-        except LostRace as error:
-            raise self._lost() from error
+        """Write by one statement, `name as (… from held), …`, which is committed when this returns; one round trip.
+
+        `held` is the lease: one row while it lives, and none when it is gone, so that nothing is written.
+        """
+        rows = await alone(self.conn, _fenced(ctes), {**params, **self._lease()})
+        if (await rows.fetchone())[0] == 0:
+            raise self._lost()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -45,7 +50,7 @@ class Fence:
         """
         try:
             async with patient(self.conn):
-                await self.conn.execute(SESSIONS.fence, self._lease())
+                await self.conn.execute(FENCE, self._lease())
                 yield self.conn
         except LostRace as error:
             raise self._lost() from error

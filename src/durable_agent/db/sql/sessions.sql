@@ -30,16 +30,13 @@ select q.tenant, q.run_id, q.no, q.claim_no, q.token
 from queue q where q.session = %(session)s and q.state = 'leased' and not q.token = any(%(known)s::uuid[])
   and q.claimed_at > engine_now() - make_interval(secs => %(age_s)s);
 
--- name: fence
--- Holds a live lease against everybody who would end it until this transaction ends, or undoes the transaction.
+-- name: held
+-- A live lease, held against everybody who would end it until this transaction ends; no row when it is gone.
 -- Index: queue_pk. Locks: the queue row.
-with held as (
-  select 1 from queue q
-  where q.tenant = %(tenant)s and q.run_id = %(run)s and q.no = %(no)s
-    and q.state || '' = 'leased' and q.claim_no = %(claim_no)s and q.token = %(token)s
-  for share
-)
-select require_rows((select count(*) from held), 1, 'fence');
+select 1 from queue q
+where q.tenant = %(tenant)s and q.run_id = %(run)s and q.no = %(no)s
+  and q.state || '' = 'leased' and q.claim_no = %(claim_no)s and q.token = %(token)s
+for share;
 
 -- name: stop
 -- A worker session ended in order: its leases were given back. Index: workers_pk. Locks: the session's row.
