@@ -23,7 +23,7 @@ async def test_a_run_that_changed_while_it_was_waited_for_is_locked_as_it_is_now
     with psycopg.connect(engine.url) as other:
         other.execute("update runs set goal = 'moved' where id = any(%s)", (runs[1:],))
         waiting = asyncio.create_task(lock())
-        await engine.somebody_waits()
+        await engine.blocked()
         other.commit()
     rows = await waiting
     with psycopg.connect(engine.url) as other:

@@ -15,7 +15,7 @@ from durable_agent.core.effects import effect_key
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.outcomes import Booked, Intended, Metered, Recorded, Released, Suspended, Used, Verdict
 from durable_agent.core.records import DEFAULT_TENANT, Claim, EffectClass, EffectState, Limit, RunId, WaitKind
-from durable_agent.engine import control, waiting
+from durable_agent.engine import agents, control, waiting
 from durable_agent.engine.grant import grant, settle_budgets
 from durable_agent.errors import InvalidRequest
 from tests.support.postgres import Database
@@ -213,11 +213,7 @@ async def test_a_limit_waits_for_a_child_older_than_its_root_and_takes_nothing_b
         for_update = "select from runs where id = %s for no key update"
         await batch.execute(for_update, [before])
         setting = asyncio.create_task(grant(engine.pools, DEFAULT_TENANT, run, [Limit("microusd", 900)], actor="me"))
-        waits = (
-            "select count(*)::int from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        )
-        while database.execute(waits) == [(0,)]:  # noqa: ASYNC110  # another session makes it true
-            await asyncio.sleep(0.01)
+        await engine.blocked()
         await batch.execute("set local lock_timeout = '5s'")
         await batch.execute(for_update, [run])
     await setting
@@ -336,3 +332,20 @@ async def test_two_hundred_and_fifty_six_calls_at_once_and_kills_overshoot_nothi
     assert most <= cap
     assert spent > cap - 8 * 300  # it was used up, but for what the other sessions held when it was
     await control.cancel(engine.pools, DEFAULT_TENANT, run, actor="me")
+
+
+async def test_two_runs_of_one_agent_that_ask_at_once_do_not_both_get_what_one_may(
+    engine: Engine, database: Database
+) -> None:
+    """The runs are two, so no lock of a run keeps their calls apart: only the budget's own does."""
+    limit = {"meter": "tokens", "window_s": 0, "cap": 1000, "on_limit": "fail"}
+    agent = await agents.create(engine.pools, DEFAULT_TENANT, "researcher", {"budgets": [limit]})
+    both = [await begun(engine, agent=agent, lane="researcher") for _ in range(2)]
+    with psycopg.connect(engine.url) as other:
+        other.execute("select from budgets for no key update")
+        asking = [asyncio.create_task(hand.settle(intent(claim, 1, 600))) for _, hand, (claim,) in both]
+        await engine.blocked(2)
+        other.rollback()
+    verdicts = sorted(verdict for (verdict,) in await asyncio.gather(*asking))
+    assert verdicts == [Verdict.EXHAUSTED, Verdict.OK]
+    assert budgets(database.url, agent) == {"tokens": (1000, 0, 600)}

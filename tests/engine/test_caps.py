@@ -75,7 +75,7 @@ async def test_of_two_runs_that_are_started_at_once_one_begins(engine: Engine, d
         other.execute(AGENTS.lock_agents.encode(), {"tenants": [1], "agents": [agent]})
         first = await engine.submit(spec(agent, capped=False))
         second = asyncio.create_task(engine.submit(spec(agent)))
-        await engine.somebody_waits()
+        await engine.blocked()
         other.commit()
     await second
     assert states(database) == ["ready", "capped"]
@@ -199,7 +199,7 @@ async def test_an_agents_limits_are_changed_while_an_exchange_holds_them(engine:
     with psycopg.connect(database.url) as other:
         other.execute("select 1 from budgets where owner = %s for no key update", (agent,))
         changing = asyncio.create_task(put(engine, agent, concurrency=1, budgets=[{**limit, "cap": 20}]))
-        await engine.somebody_waits()
+        await engine.blocked()
         other.execute(AGENTS.lock_agents.encode(), {"tenants": [1], "agents": [agent]})
         other.commit()
     await changing

@@ -7,7 +7,9 @@ from uuid import UUID
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from durable_agent.core.records import FailureClass, RetryPolicy
+from durable_agent.core.outcomes import Emitted, Failed
+from durable_agent.core.records import DEFAULT_TENANT, FailureClass, RetryPolicy
+from durable_agent.engine import control
 from durable_agent.engine.health import Finding, Level, examine, registered
 from durable_agent.errors import DatabaseUnavailable
 from tests.support.postgres import Database
@@ -160,3 +162,18 @@ async def test_registered_means_every_process_of_this_machine(engine: Engine) ->
     assert not await registered(engine.pools, "here", [1, 2])
     assert not await registered(engine.pools, "here", [1, None])
     assert not await registered(engine.pools, "elsewhere", [1])
+
+
+async def test_what_may_have_to_be_erased_is_no_part_of_the_chain(engine: Engine, database: Database) -> None:
+    """A person's words and an error's message lie beside the event: erasing them leaves a history that verifies."""
+    run = await engine.submit(run_of(step("a"), goal="a secret goal"))
+    hand = engine.hand()
+    (claim,) = await hand.claim()
+    await hand.settle(Emitted(claim.lease, "note", "a secret note"))
+    await hand.settle(Failed(claim.lease, FailureClass.TRANSIENT, "Error", "a secret message"))
+    await control.cancel(engine.pools, DEFAULT_TENANT, run, actor="me", reason="a secret reason")
+    secrets = "select count(*) from events where {}::text like '%secret%'"
+    assert database.execute(secrets.format("detail")) == [(4,)]
+    assert database.execute(secrets.format("data")) == [(0,)]
+    database.execute("update events set detail = null")
+    await engine.assert_sound()

@@ -57,12 +57,18 @@ async def test_a_step_that_lost_too_many_leases_is_looked_up_after_a_redrive(eng
     await hand.succeed(again)
 
 
-async def test_a_manual_step_in_doubt_that_is_given_back_stays_in_doubt(engine: Engine) -> None:
+async def cut_off(engine: Engine) -> Hand:
+    """Return a session after a redrive of a run whose failure cut a manual step off in its middle."""
     run = RunId(await engine.submit(run_of(step("cut off"), step("bad"))))
     hand = offering(engine, "manual")
     claims = {claim.name: claim for claim in await hand.claim()}
     await hand.fail(claims["bad"], FailureClass.INVALID_INPUT)
     await control.redrive(engine.pools, DEFAULT_TENANT, run_id=run, actor="me")
+    return hand
+
+
+async def test_a_manual_step_in_doubt_that_is_given_back_stays_in_doubt(engine: Engine) -> None:
+    hand = await cut_off(engine)
     again = {claim.name: claim for claim in await hand.claim()}
     await hand.settle(*(Released(claim.lease, in_doubt=claim.in_doubt) for claim in again.values()))
     last = {claim.name: claim for claim in await hand.claim()}
@@ -72,11 +78,7 @@ async def test_a_manual_step_in_doubt_that_is_given_back_stays_in_doubt(engine: 
 
 
 async def test_a_claim_that_nobody_heard_of_keeps_what_was_in_doubt_before_it(engine: Engine) -> None:
-    run = RunId(await engine.submit(run_of(step("cut off"), step("bad"))))
-    hand = offering(engine, "manual")
-    claims = {claim.name: claim for claim in await hand.claim()}
-    await hand.fail(claims["bad"], FailureClass.INVALID_INPUT)
-    await control.redrive(engine.pools, DEFAULT_TENANT, run_id=run, actor="me")
+    hand = await cut_off(engine)
     hand = offering(engine, "manual")
     assert len(await hand.claim()) == 2
     unheard = Room(hand.room.offer, unsure_until_s=1e12)
@@ -123,3 +125,9 @@ async def test_a_call_that_failed_for_certain_is_not_told_as_unknown_when_its_ru
     assert ("step.failed", "a") in events
     assert ("step.cancelled", "a") in events
     assert ("effect.unknown", "a") not in events
+
+
+async def test_a_manual_step_that_was_cut_off_is_in_doubt_after_a_redrive(engine: Engine) -> None:
+    hand = await cut_off(engine)
+    again = {claim.name: claim for claim in await hand.claim()}
+    assert (again["cut off"].in_doubt, again["bad"].in_doubt) == (True, False)

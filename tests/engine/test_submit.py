@@ -53,3 +53,11 @@ async def test_a_root_condition_that_cannot_be_decided_fails_the_run(engine: Eng
     run = await engine.submit(run_of(step("a", when="input.missing"), step("b"), input={}))
     assert (await engine.run(run))["error"] == {"step": "a", "reason": "condition_error"}
     assert await engine.statuses(run) == {"a": "dead_letter", "b": "cancelled"}
+
+
+async def test_a_batch_with_a_key_that_is_taken_stores_none(engine: Engine, database: Database) -> None:
+    await engine.submit(run_of(step("a")), "a key", b"one body")
+    batch_of = [Submission(run_of(step("b"))), Submission(run_of(step("c")), "a key", b"another body")]
+    with pytest.raises(KeyReused):
+        await submit(engine.pools, DEFAULT_TENANT, batch_of)
+    assert database.execute("select count(*) from runs") == [(1,)]

@@ -11,19 +11,23 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from durable_agent.core.events import dumps
-from durable_agent.core.outcomes import Failed, Outcome, Succeeded, Verdict
+from durable_agent.core.effects import effect_key
+from durable_agent.core.events import digest, dumps
+from durable_agent.core.outcomes import Failed, Intended, Outcome, Succeeded, Suspended, Verdict
 from durable_agent.core.port import Offer
 from durable_agent.core.records import (
     DEFAULT_TENANT,
     Claim,
     Dependency,
+    EffectClass,
     FailureClass,
+    Lease,
     RetryPolicy,
     RunSpec,
     SessionId,
     StepKind,
     StepSpec,
+    WaitKind,
 )
 from durable_agent.db import reads
 from durable_agent.db.doorbell import Bell
@@ -101,6 +105,12 @@ def ok(claim: Claim, output: Any = None) -> Succeeded:
     return Succeeded(claim.lease, dumps(output))
 
 
+def call_of(lease: Lease, no: int, request: bytes = b"{}", **more: Any) -> Intended:
+    """Return the intent of a call that may be made again."""
+    key = effect_key(f"{lease.run_id}", no, digest(request))
+    return Intended(lease, no, "noop", EffectClass.SAFE, request, digest(request), key, **more)
+
+
 @dataclass(slots=True)
 class Engine:
     """The engine on a test's database, and sessions that work on it by hand."""
@@ -143,13 +153,35 @@ class Engine:
             rows = await reads.events(conn, DEFAULT_TENANT, run_id, after=0, limit=100_000)
         return [(row["type"], row["step"]) for row in rows]
 
-    async def somebody_waits(self) -> None:
-        """Return when a statement waits for a lock."""
+    async def waits(self, run_id: UUID) -> list[tuple[Any, ...]]:
+        """Return (id, kind, state) of a run's waits."""
+        async with self.pools.reading() as conn:
+            query = "select id, kind, state from waits where run_id = %s order by id"
+            return await (await conn.execute(query, (run_id,))).fetchall()
+
+    async def asked(self, hand: Hand, kind: WaitKind, sha: str = "x", **more: Any) -> tuple[UUID, UUID]:
+        """Return a new run whose only step waits, and its wait."""
+        run = await self.submit(run_of(step("a")))
+        (claim,) = await hand.claim()
+        assert await hand.settle(Suspended(claim.lease, kind, "w", {}, sha, **more)) == [Verdict.OK]
+        ((wait, *_),) = await self.waits(run)
+        return run, wait
+
+    @asynccontextmanager
+    async def held(self, *runs: UUID) -> AsyncIterator[psycopg.Connection[Any]]:
+        """Yield while a connection of somebody else's holds the runs' locks."""
+        with psycopg.connect(self.url) as other:
+            other.execute("select from runs where id = any(%s) for no key update", (list(runs),))
+            yield other
+
+    async def blocked(self, count: int = 1) -> list[int]:
+        """Return the backends that wait for locks, when there are so many."""
+        query = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
         async with asyncio.timeout(20), self.pools.reading() as conn:
             while True:
-                row = await (await conn.execute("select count(*)::int from pg_locks where not granted")).fetchone()
-                if row is not None and row[0]:
-                    return
+                found = [row[0] for row in await (await conn.execute(query)).fetchall()]
+                if len(found) >= count:
+                    return found
                 await asyncio.sleep(0)
 
     async def reap(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 TOKENS, MICROUSD, TOOLS, WALL_CLOCK = "tokens", "microusd", "tools", "wall_clock_s"
 TOOL_PREFIX: Final = "tool:"
@@ -41,6 +41,15 @@ class Exceeded:
 
     budget: Budget
     wanted: int
+
+    def facts(self) -> dict[str, Any]:
+        """Return what events and errors say of it."""
+        one = self.budget
+        facts: dict[str, Any] = {
+            "scope": one.scope, "meter": one.meter, "cap": one.cap, "spent": one.spent, "reserved": one.reserved,
+            "wanted": self.wanted,
+        }  # fmt: skip
+        return {"budget": facts | ({"window_s": one.window_s} if one.window_s else {})}
 
 
 @dataclass(frozen=True, slots=True)

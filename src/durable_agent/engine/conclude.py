@@ -17,7 +17,6 @@ from durable_agent.engine.extend import Addition, extend
 from durable_agent.engine.journal import EFFECTS, JOURNAL, WAITS, Head, Journal
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Settlement
-from durable_agent.engine.spend import facts_of
 
 # How a run that is compensated ends: the event, and what it is called until then.
 ENDINGS = {
@@ -47,7 +46,7 @@ async def conclude(conn: Connection, settlement: Settlement, promotion: Promotio
             journal.move(head, RunEvent.FAILED, step=step, reason="compensation_failed")
             continue
         exhausted = settlement.record.exhausted.get(key)
-        facts = facts_of(exhausted) if exhausted is not None else {}
+        facts = exhausted.facts() if exhausted is not None else {}
         head.error = dumps({"step": step, "reason": reason, **facts})
         if await undo(conn, journal, head, ending=ending, step=step, reason=reason, **facts):
             more = True

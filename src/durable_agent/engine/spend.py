@@ -142,7 +142,7 @@ class Purse:
     def stop(self, journal: Journal, head: Head, found: Exceeded) -> None:
         """Pause the run: a budget says so."""
         self.pausing[head.key] = found
-        journal.move(head, RunEvent.PAUSED, by="engine", reason="budget", **facts_of(found))
+        journal.move(head, RunEvent.PAUSED, by="engine", reason="budget", **found.facts())
 
     async def hold(self, conn: Connection, journal: Journal) -> None:
         """Queue the statements that hold the steps of the runs that a budget paused here."""
@@ -167,13 +167,3 @@ async def charge_run(conn: Connection, journal: Journal, head: Head) -> None:
     await journal.flush(conn)
     await purse.charge(conn, (), [head.key])
     await purse.write(conn, journal)
-
-
-def facts_of(found: Exceeded) -> dict[str, Any]:
-    """Return what events and errors say of a budget that is used up."""
-    one = found.budget
-    facts = {
-        "scope": one.scope, "meter": one.meter, "cap": one.cap, "spent": one.spent, "reserved": one.reserved,
-        "wanted": found.wanted,
-    }  # fmt: skip
-    return {"budget": facts | ({"window_s": one.window_s} if one.window_s else {})}

@@ -35,7 +35,7 @@ class Purse:
             case Unbounded():
                 return Verdict.UNBOUNDED
             case Exceeded() as found if found.budget.on_limit == "pause":
-                run.move(self.at.us, RunEvent.PAUSED, by="engine", reason="budget", **facts_of(found))
+                run.move(self.at.us, RunEvent.PAUSED, by="engine", reason="budget", **found.facts())
                 self.paused.append(run)
                 return Verdict.PAUSED
             case Exceeded() as found:
@@ -68,13 +68,3 @@ class Purse:
                 amount = row.reserved.get(one.meter) or 0
                 budget.charge(one, reserved=amount, spent=amount)
             row.reserved = None
-
-
-def facts_of(found: Exceeded) -> dict[str, object]:
-    """Return what events and errors say of a budget that is used up."""
-    one = found.budget
-    facts = {
-        "scope": one.scope, "meter": one.meter, "cap": one.cap, "spent": one.spent, "reserved": one.reserved,
-        "wanted": found.wanted,
-    }  # fmt: skip
-    return {"budget": facts}

@@ -28,7 +28,6 @@ from durable_agent.core.states import WAITING_RUN, RunEvent, RunStatus, StepEven
 from durable_agent.core.waits import Decision, answer_of, run_waits
 from durable_agent.testing.simulation.clock import Moment
 from durable_agent.testing.simulation.mutants import Mutant
-from durable_agent.testing.simulation.purse import facts_of
 from durable_agent.testing.simulation.rows import Place, RunRow, StepRow, WaitRow
 from durable_agent.testing.simulation.settle import Settlement
 
@@ -163,7 +162,7 @@ class Winding:
         ending = RunEvent.BUDGET_EXCEEDED if reason == "budget" else RunEvent.FAILED
         close_open_steps(self.at, run, why="budget_exceeded" if reason == "budget" else "run_failed")
         exhausted = self.settlement.purse.exhausted.get(run.id)
-        facts: dict[str, Any] = facts_of(exhausted) if exhausted is not None else {}
+        facts: dict[str, Any] = exhausted.facts() if exhausted is not None else {}
         run.error = {"step": name, "reason": reason, **facts}
         run.move(self.at.us, ending, step=name, reason=reason, **facts)
 
