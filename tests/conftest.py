@@ -13,6 +13,7 @@ from durable_agent.settings import Settings
 from tests.support import postgres
 from tests.support.postgres import Database
 from tests.support.runs import Engine, engine_on
+from tests.support.sites import Site, site, sockets
 
 HERE = Path(__file__).parent
 LIVE = {"test_everything_killed", "test_waits"}
@@ -94,4 +95,18 @@ def settings(database: Database, monkeypatch: pytest.MonkeyPatch) -> Settings:
 async def engine(database: Database) -> AsyncIterator[Engine]:
     """The engine by hand; when the test is done, every run's history is folded and compared with its rows."""
     async with engine_on(database.url) as made:
+        yield made
+
+
+@pytest.fixture
+def inside() -> Iterator[None]:
+    """Whatever a test does, no packet of it leaves the machine."""
+    with sockets():
+        yield
+
+
+@pytest.fixture
+async def home() -> AsyncIterator[Site]:
+    """A site that the operator allows."""
+    async with site() as made:
         yield made

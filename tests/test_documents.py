@@ -36,3 +36,9 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 def test_no_page_has_a_gap_left_to_fill() -> None:
     for page in PAGES:
         assert not re.search(r"\b(FIGURES|CHAOS|TODO|TBD|FIXME)\b", page.read_text()), page.name
+
+
+def test_no_module_is_longer_than_one_reads_at_once() -> None:
+    folders = (ROOT / name for name in ("src", "scripts", "tests", "workers", "alembic"))
+    long = {path.name: len(path.read_text().splitlines()) for folder in folders for path in folder.rglob("*.py")}
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}

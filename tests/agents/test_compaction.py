@@ -15,7 +15,7 @@ from durable_agent.flow.model import Message, Reply, Request, ToolCall, ToolSpec
 from durable_agent.flow.steps import Step
 from durable_agent.flow.tools import tool
 from durable_agent.testing import run_in_memory
-from tests.agents.test_pydantic_ai import Losing
+from tests.support.losing import Losing
 
 TASK = "Find the harbour of the Marie Celeste."
 WINDOW = 4000

@@ -2,152 +2,51 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent, BinaryContent, ModelRetry, RunContext, ToolReturn
-from pydantic_ai.capabilities import ModelFallback
-from pydantic_ai.exceptions import (
-    ApprovalRequired,
-    ModelAPIError,
-    ModelConnectionError,
-    ModelHTTPError,
-    ModelRateLimitError,
-)
-from pydantic_ai.messages import (
-    ModelMessage,
-    ModelResponse,
-    TextPart,
-    ToolCallPart,
-    ToolReturnPart,
-)
-from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai import Agent, BinaryContent, RunContext, ToolReturn
+from pydantic_ai.exceptions import ApprovalRequired
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.tools import DeferredToolRequests
 
 from durable_agent.agents.pydantic_ai import durable, idempotency_key, run_agent
-from durable_agent.core.gate import Heard, Passing
-from durable_agent.core.outcomes import Exchange, Intended, Outcome, Recorded, Verdict
-from durable_agent.core.states import StepStatus
 from durable_agent.core.waits import Decision
-from durable_agent.errors import FatalError
 from durable_agent.flow.context import Context
 from durable_agent.flow.steps import Step
 from durable_agent.flow.tools import Tool, step
 from durable_agent.testing import FakeBackend, FakeRun, FakeWait, crash_everywhere, run_in_memory
+from tests.support.losing import Losing, effects_of
 from tests.support.postgres import Database
+from tests.support.pydantic_agents import (
+    ASKED,
+    DONE,
+    EFFECTS,
+    SAID,
+    agent,
+    brain,
+    returned,
+    told,
+)
 
-ASKED: list[Any] = []  # what models were asked
-DONE: list[Any] = []  # what tools did
-
-
-@pytest.fixture(autouse=True)
-def _nothing_happened() -> None:
-    ASKED.clear()
-    DONE.clear()
-
-
-class Losing(FakeBackend):
-    """An engine that takes the step away at its nth commit, before or after it."""
-
-    def __init__(self, commit: int, side: str) -> None:
-        super().__init__()
-        self.left = commit
-        self.side = side
-
-    async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
-        if outcomes:
-            self.left -= 1
-        if not outcomes or self.left:
-            return await super().exchange(outcomes, free=free, solo=solo)
-        if self.side == "after":
-            await super().exchange(outcomes, free=0, solo=solo)
-        for run in self.runs.values():
-            for one in run.steps:
-                if one.status is StepStatus.RUNNING:
-                    one.status, one.token = StepStatus.READY, None
-        lost = [Verdict.LOST for _ in outcomes]
-        claimed = await super().exchange((), free=free, solo=solo)
-        return Exchange(tuple(lost), claimed.claims, (), more=True)
-
-
-def told(engine: FakeBackend, wait: FakeWait) -> None:
-    """Answer as somebody who knows what was done: the letter, or nothing."""
-    sent = ("letter", wait.asked.request["key"]) in DONE
-    engine.answer(wait.id, Decision.HAPPENED if sent else Decision.RESEND, "sent" if sent else None)
+pytestmark = pytest.mark.usefixtures("nothing_happened")
 
 
 def recorded(run: FakeRun) -> list[tuple[str, str]]:
     return sorted((one.name, one.request_sha256) for one in run.steps[0].effects.values())
 
 
-def effects_of(run: FakeRun) -> Counter[str]:
-    return Counter(one.name for one in run.steps[0].effects.values())
-
-
-def returned(messages: list[ModelMessage]) -> list[Any]:
-    return [part.content for message in messages for part in message.parts if isinstance(part, ToolReturnPart)]
-
-
-def brain(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    """Charge twice and write a letter at once, then be fussy, then tell."""
-    ASKED.append(len(messages))
-    match len(messages):
-        case 1:
-            calls = [("charge", {"amount": 1}), ("charge", {"amount": 2}), ("charge", {"amount": 2}), ("letter", {})]
-        case 3:
-            calls = [("fussy", {"n": 1})]
-        case 5:
-            calls = [("fussy", {"n": 2})]
-        case _:
-            return ModelResponse(parts=[TextPart(f"{returned(messages)}")])
-    named = enumerate(calls, 10 * len(messages))
-    return ModelResponse(parts=[ToolCallPart(name, given, tool_call_id=f"call {no}") for no, (name, given) in named])
-
-
-agent = Agent(FunctionModel(brain), instructions="Be brief.")
-
-
-@agent.tool_plain
-def charge(amount: int) -> dict[str, int]:
-    DONE.append(("charge", idempotency_key()))
-    return {"charged": amount}
-
-
-@agent.tool_plain
-async def letter() -> str:
-    DONE.append(("letter", idempotency_key()))
-    return "sent"
-
-
-@agent.tool_plain
-def fussy(n: int) -> int:
-    DONE.append(("fussy", n))
-    if n == 1:
-        raise ModelRetry("two at least")
-    return n
-
-
-EFFECTS: Any = {"charge": "idempotent", "fussy": "safe"}
-
-
 @step("whole")
 async def whole(ctx: Context) -> str:
     return str((await run_agent(ctx, agent, "Go.", effects=EFFECTS)).output)
-
-
-SAID = "[{'charged': 1}, {'charged': 2}, {'charged': 2}, 'sent', 'two at least', 2]"
 
 
 async def test_an_agent_runs_as_recorded_effects() -> None:
@@ -346,122 +245,6 @@ async def test_a_tool_that_works_through_the_context_is_not_recorded_itself() ->
     assert effects_of(run) == {"model.test": 2}
 
 
-@dataclass
-class Failing:
-    """A model that fails in one way, then answers."""
-
-    error: Exception
-    asked: int = 0
-
-    def __call__(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        self.asked += 1
-        if self.asked == 1:
-            raise self.error
-        return ModelResponse(parts=[TextPart("late")])
-
-
-LIMITED = ModelHTTPError.for_category(ModelRateLimitError, status_code=429, model_name="m", retry_after=7.0)
-
-GONE = ModelHTTPError(404, "m")
-
-
-class Hearing(FakeBackend):
-    """An engine that keeps what it was told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[Outcome] = []
-        self.gates: list[tuple[str, int]] = []
-
-    async def passing(self, name: str, tokens: list[int], in_use: int) -> Passing:
-        self.gates += [(name, one) for one in tokens]
-        return replace(await super().passing(name, tokens, in_use), limits=True)
-
-    async def heard(self, name: str, what: Heard, wait_s: float | None, error: str | None) -> None:
-        self.gates.append((f"{name} {what} {wait_s}", 0))
-
-    async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
-        self.told.extend(outcomes)
-        return await super().exchange(outcomes, free=free, solo=solo)
-
-
-@pytest.mark.parametrize(
-    ("error", "ending", "state"),
-    [
-        (LIMITED, "completed", "failed"),
-        (ModelHTTPError(529, "m"), "completed", "failed"),
-        (ModelHTTPError(409, "m"), "completed", "failed"),
-        (ModelAPIError("m", "odd"), "completed", "unknown"),
-        (ModelConnectionError("m", "cut off"), "completed", "unknown"),
-        (GONE, "failed", "failed"),
-    ],
-)
-async def test_a_providers_error_is_tried_again_when_that_can_help(error: Exception, ending: str, state: str) -> None:
-    failing = Failing(error)
-
-    @step("fails")
-    async def fails(ctx: Context) -> str:
-        return (await run_agent(ctx, Agent(FunctionModel(failing)), "Go.")).output
-
-    run = await run_in_memory([Step("fails")], [fails], backend=(engine := Hearing()))
-    assert (run.status, failing.asked) == (ending, 2 if ending == "completed" else 1)
-    assert run.steps[0].failures == 1
-    assert next(one.state.value for one in engine.told if isinstance(one, Recorded)) == state
-
-
-@pytest.mark.parametrize("as_capability", [False, True])
-async def test_an_agents_own_fallback_sees_the_providers_error(as_capability: bool) -> None:
-    first, second = FunctionModel(Failing(LIMITED)), FunctionModel(brain_second)
-    falling: Agent[None, str] = (
-        Agent(first, capabilities=[ModelFallback(second)]) if as_capability else Agent(FallbackModel(first, second))
-    )
-
-    @step("falls")
-    async def falls(ctx: Context) -> str:
-        return (await run_agent(ctx, falling, "Go.")).output
-
-    run = await run_in_memory([Step("falls")], [falls])
-    assert (run.outputs, run.steps[0].failures) == ({"falls": "second"}, 0)
-
-
-@pytest.mark.parametrize(("errors", "ending"), [((LIMITED, GONE), "completed"), ((GONE, GONE), "failed")])
-async def test_when_every_fallback_fails_it_is_tried_again_if_one_may_answer(errors: Any, ending: str) -> None:
-    falling = Agent(FallbackModel(*(FunctionModel(Failing(error)) for error in errors)))
-
-    @step("falls")
-    async def falls(ctx: Context) -> str:
-        return (await run_agent(ctx, falling, "Go.")).output
-
-    run = await run_in_memory([Step("falls")], [falls])
-    assert (run.status, run.steps[0].failures) == (ending, 1)
-
-
-def brain_second(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    return ModelResponse(parts=[TextPart("second")])
-
-
-async def test_an_answer_that_is_refused_is_asked_for_again_in_the_same_words() -> None:
-    def longer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        return ModelResponse(parts=[TextPart("long" * len(messages))])
-
-    picky = Agent(FunctionModel(longer), retries=2)
-
-    @picky.output_validator
-    def check(output: str) -> str:
-        if len(output) < 20:
-            raise ModelRetry("longer")
-        return output
-
-    @step("picky")
-    async def play(ctx: Context) -> str:
-        return (await run_agent(ctx, picky, "Go.")).output
-
-    for commit in range(1, 9):
-        run = await run_in_memory([Step("picky")], [play], backend=Losing(commit, "after"))
-        assert run.outputs == {"picky": "long" * 5}
-        assert effects_of(run) == {"model.function_longer_": 3}
-
-
 def both(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
     """Call the tool and end with one answer."""
     return ModelResponse(parts=[ToolCallPart("row"), ToolCallPart("final_result", {"n": 1})])
@@ -496,44 +279,3 @@ async def test_a_killed_worker_leaves_one_result_and_one_key(database: Database)
     assert report.baseline.outputs == {"small": [1, "written"]}
     assert report.baseline.seen == [(1,)]
     assert len(report.points) >= 6
-
-
-async def test_another_prompt_than_the_recorded_one_diverges() -> None:
-    prompts = iter(["one", "two"])
-
-    @step("drifts")
-    async def drifts(ctx: Context) -> str:
-        return (await run_agent(ctx, Agent(TestModel(call_tools=[])), next(prompts))).output
-
-    run = await run_in_memory([Step("drifts")], [drifts], backend=Losing(2, "after"))
-    assert run.status == "failed"
-    assert run.steps[0].error is not None
-    assert run.steps[0].error["failure"] == "diverged"
-
-
-async def test_a_requests_record_is_what_was_said_since_the_last_answer_and_holds_no_secret_and_no_file() -> None:
-    @step("says")
-    async def says(ctx: Context) -> str:
-        settings: Any = {"extra_headers": {"Authorization": "secret"}, "temperature": 0.5}
-        prompt = ["Go.", BinaryContent(b"a picture", media_type="image/png")]
-        return str((await run_agent(ctx, agent, prompt, effects=EFFECTS, model_settings=settings)).output)
-
-    await run_in_memory([Step("says")], [says], backend=(engine := Hearing()), answers=told)
-    intents = [one for one in engine.told if isinstance(one, Intended)]
-    requests = [one.request.decode() for one in intents if one.name.startswith("model.")]
-    assert len(requests) == 4
-    assert all("timestamp" not in one and '"temperature":0.5' in one for one in requests)
-    secrets = ("secret", base64.b64encode(b"a picture").decode())
-    assert not [one for one in requests for secret in secrets if secret in one]
-    assert ["Go." in one for one in requests] == [True, False, False, False]
-
-
-def test_keys_are_for_tools_that_run_durably() -> None:
-    with pytest.raises(FatalError):
-        idempotency_key()
-
-
-def test_what_is_not_installed_is_named() -> None:
-    code = "import sys; sys.modules['pydantic_ai'] = None; import durable_agent.agents.pydantic_ai"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert 'pip install "durable-agent[llm]"' in done.stderr.splitlines()[-1]

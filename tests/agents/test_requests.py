@@ -29,28 +29,22 @@ from durable_agent.flow.tools import step
 from durable_agent.testing import run_in_memory
 from durable_agent.worker.attempt import run_attempt
 from tests.agents.stage import stage_on
-from tests.agents.test_pydantic_ai import (
+from tests.support.losing import Hearing, Losing
+from tests.support.postgres import Database
+from tests.support.pydantic_agents import (
     ASKED,
-    DONE,
     EFFECTS,
     LIMITED,
     SAID,
     Failing,
-    Hearing,
-    Losing,
     agent,
     brain,
     brain_second,
     told,
 )
-from tests.support.postgres import Database
 from tests.support.runs import Engine
 
-
-@pytest.fixture(autouse=True)
-def _nothing_happened() -> None:
-    ASKED.clear()
-    DONE.clear()
+pytestmark = pytest.mark.usefixtures("nothing_happened")
 
 
 LIMITS: list[Any] = []  # what answers were limited to

@@ -19,7 +19,7 @@ from durable_agent.agents.mcp import Server, Sessions
 from durable_agent.cli.database import create_key
 from durable_agent.settings import Settings
 from tests.cli.system import command, environment
-from tests.support.mcp_servers import free_port
+from tests.support.mcp_processes import free_port
 from tests.support.server import Api, serving, working
 
 COMMAND = ("-m", "durable_agent", "mcp")

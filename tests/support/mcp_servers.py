@@ -6,22 +6,18 @@ Run as a module it is our own server: `python -m tests.support.mcp_servers stdio
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import shutil
 import socket
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import mcp_types as types
 import orjson
-import pytest
 import uvicorn
 from mcp.server import Server
 from mcp.server.extension import Extension, MethodBinding
@@ -33,9 +29,6 @@ from mcp_types import CallToolRequestParams, GetTaskRequestParams, InputResponse
 from pydantic import BaseModel
 
 from durable_agent.agents.mcp import KEY, TASKS
-
-EVERYTHING = "@modelcontextprotocol/server-everything"
-EVERYTHING_VERSION = "2026.8.31"
 
 
 @dataclass(slots=True)
@@ -341,85 +334,6 @@ async def _refuse(world: World, receive: Any, send: Any) -> None:
         world.sent_bytes += 65_536
     gone.cancel()
     await send({"type": "http.response.body"})
-
-
-def everything() -> Path:
-    """Return the reference server's program; it is installed once for all runs. Skips the test without npm."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is missing: the reference server cannot be installed")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "durable-agent-tests" / f"server-everything-{EVERYTHING_VERSION}"
-    program = folder / "node_modules" / EVERYTHING / "dist" / "index.js"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            given = ["install", "--no-audit", "--no-fund", "--prefix", str(folder)]
-            subprocess.run([npm, *given, f"{EVERYTHING}@{EVERYTHING_VERSION}"], check=True, capture_output=True)
-            (folder / "complete").touch()
-    return program
-
-
-def free_port() -> int:
-    """Return a port that nobody has at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-@dataclass(slots=True)
-class Process:
-    """A server as a process, and what it says."""
-
-    url: str
-    process: subprocess.Popen[str]
-
-    def until(self, words: str) -> None:
-        """Return when it has said so."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if words in line:
-                return
-        raise AssertionError(f"the server ended without saying {words!r}")
-
-    def kill(self) -> None:
-        """Kill it in the middle of whatever it does."""
-        self.process.kill()
-        self.process.wait(10)
-
-
-@contextmanager
-def started(*command: str, port: int, ready: str, **variables: str) -> Iterator[Process]:
-    """Yield a server that was started as a process and is ready."""
-    process = subprocess.Popen(
-        command, env={**os.environ, **variables}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    found = Process(f"http://127.0.0.1:{port}/mcp", process)
-    try:
-        found.until(ready)
-        yield found
-    finally:
-        found.kill()
-        if process.stderr is not None:
-            process.stderr.close()
-
-
-@contextmanager
-def ours(port: int) -> Iterator[Process]:
-    """Yield our own server as a process."""
-    with started(sys.executable, "-m", "tests.support.mcp_servers", str(port), port=port, ready="running on") as found:
-        yield found
-
-
-@contextmanager
-def reference(port: int) -> Iterator[Process]:
-    """Yield the reference server on a port."""
-    node = shutil.which("node") or "node"
-    program = str(everything())
-    with started(node, program, "streamableHttp", port=port, ready="listening on", PORT=str(port)) as found:
-        yield found
 
 
 def tell_that_it_hangs() -> None:
