@@ -32,6 +32,7 @@ from durable_agent.core.records import DEFAULT_TENANT, EffectState, FailureClass
 from durable_agent.core.waits import Decision
 from durable_agent.db.doorbell import Bell
 from durable_agent.db.pool import Database
+from durable_agent.db.together import Together
 from durable_agent.engine import agents, answer, caps, control, exchange, fence, fork, grant, reap
 from durable_agent.engine.submit import Submission, submit
 from durable_agent.errors import DatabaseUnavailable, LostRace
@@ -173,10 +174,10 @@ async def _author(scene: Scene, db: Own) -> Any:
     return [str(verdict) for verdict in done.answer.verdicts]
 
 
-@_command("fenced", "fence.fenced")
+@_command("fenced")
 async def _fenced(scene: Scene, db: Own) -> Any:
     lease = scene.claims["a"].lease
-    async with fence.fenced(db, lease) as held, held.transaction() as conn:
+    async with fence.Fence(db, lease, Together(db)).transaction() as conn:
         await conn.execute(
             "insert into deltas (tenant, run_id, step_no, effect, claim_no, piece, at, text)"
             " values (%s, %s, %s, 0, 0, 1, engine_now(), 'under the fence')", (lease.tenant, lease.run_id, lease.step_no),

@@ -285,6 +285,8 @@ class Stage:
             except TimeoutError:
                 pids = [one.pid for one in self.actors if one is not actor]
                 row = await (await self.watch.execute(_BLOCKED, (actor.pid, pids))).fetchone()
+                if actor.arrived.is_set():  # while the server was asked
+                    return False
                 if row is not None and row[0]:
                     if any(one.state == "parked" for one in self.actors):
                         actor.state = "blocked"

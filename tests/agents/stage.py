@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,8 +10,9 @@ from durable_agent.agents.models import WorkerModels
 from durable_agent.core.outcomes import Outcome, Verdict
 from durable_agent.core.records import DEFAULT_TENANT, Claim
 from durable_agent.core.waits import Decision
+from durable_agent.db.together import Together
 from durable_agent.engine.answer import answer
-from durable_agent.engine.fence import Fence, fenced
+from durable_agent.engine.fence import Fence
 from durable_agent.errors import LeaseLost
 from durable_agent.flow.context import Context
 from durable_agent.flow.link import Passage
@@ -38,6 +38,7 @@ class Way(AttemptLink):
         self.prices = prices
         self.extra = models
         self.hand = hand
+        self.together = Together(hand.pools)
         self.registry = registry
         self.told: list[Outcome] = []
         self.heard: list[str] = []
@@ -75,8 +76,8 @@ class Way(AttemptLink):
             raise LeaseLost("the step is no longer this worker's")
         return verdicts[-1]
 
-    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Fence]:
-        return fenced(self.hand.pools, claim.lease)
+    def fenced(self, claim: Claim) -> Fence:
+        return Fence(self.hand.pools, claim.lease, self.together)
 
     def reading(self) -> Any:
         return self.hand.pools.reading()

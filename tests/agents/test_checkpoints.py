@@ -21,12 +21,13 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from durable_agent.agents.langgraph import FencedSaver, checkpointer, setup
 from durable_agent.core.records import Claim
 from durable_agent.db.pool import Connection
+from durable_agent.db.together import Together
 from durable_agent.engine.fence import Fence
 from durable_agent.engine.forget import forget
 from durable_agent.errors import FatalError, LeaseLost, SchemaMismatch
 from tests.agents.stage import Stage, stage_on
 from tests.support.postgres import Database
-from tests.support.runs import Engine
+from tests.support.runs import Engine, run_of, step
 
 
 @pytest.fixture
@@ -127,14 +128,10 @@ async def test_a_lease_is_not_taken_away_in_the_middle_of_a_write(stage: Stage) 
                 await go_on.wait()
                 yield conn
 
-    @asynccontextmanager
-    async def slowly() -> AsyncIterator[Fence]:
-        async with stage.engine.pools.transaction() as conn:
-            yield Slow(conn, claim.lease)
-
+    pools = stage.engine.pools
     first = await saver_of(stage, claim)
     config = await put(first, "t", x=[1])
-    saver = FencedSaver(fenced=slowly, reading=stage.engine.pools.reading)
+    saver = FencedSaver(fenced=lambda: Slow(pools, claim.lease, Together(pools)), reading=pools.reading)
     async with asyncio.TaskGroup() as group:
         group.create_task(saver.aput_writes(config, [("x", 2)], "task"))
         await begun.wait()
@@ -150,6 +147,42 @@ async def test_a_lease_is_not_taken_away_in_the_middle_of_a_write(stage: Stage) 
         assert stage.database.execute("select count(*) from langgraph.checkpoint_writes") == [(0,)]
         go_on.set()
     assert stage.database.execute("select count(*) from langgraph.checkpoint_writes") == [(1,)]
+
+
+async def test_checkpoints_of_several_attempts_are_committed_together_and_each_is_refused_by_itself(
+    engine: Engine,
+) -> None:
+    await setup(engine.url)
+    for _ in range(7):
+        await engine.submit(run_of(step("a")))
+    zombie, hand, pools = engine.hand(), engine.hand(), engine.pools
+    (lost,) = await zombie.claim(1)
+    zombie.beat(ttl_s=-1)
+    await engine.reap()
+    claims = [lost, *await hand.claim(7)]
+    together = Together(pools)
+    savers = [
+        FencedSaver(fenced=lambda claim=claim: Fence(pools, claim.lease, together), reading=pools.reading)
+        for claim in claims
+    ]
+    values = [{"x": [1]}, {"text": "nul \x00"}, *({"x": [1]} for _ in savers[2:])]
+    with psycopg.connect(engine.url) as other:
+        # One whose lease somebody is about to end, and one whose thread somebody prunes: they wait, and keep nobody waiting.
+        run, thread = claims[2].lease.run_id, "3"
+        other.execute("select from queue where run_id = %s for update", (run,))
+        other.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (thread,))
+        puts = [
+            asyncio.create_task(put(saver, str(no), **given))
+            for no, (saver, given) in enumerate(zip(savers, values, strict=True))
+        ]
+        done = await asyncio.gather(puts[0], puts[1], *puts[4:], return_exceptions=True)
+        assert [type(one) for one in done] == [LeaseLost, FatalError, *[dict] * 4]
+        await engine.blocked(2)
+        other.rollback()
+    await asyncio.gather(*puts[2:4])
+    with psycopg.connect(engine.url) as conn:
+        found = conn.execute("select thread_id from langgraph.checkpoints order by 1").fetchall()
+    assert found == [("2",), ("3",), ("4",), ("5",), ("6",), ("7",)]
 
 
 async def test_the_effects_of_a_task_are_done_with_when_its_own_writes_are_stored(stage: Stage) -> None:

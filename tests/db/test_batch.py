@@ -62,6 +62,19 @@ async def test_an_exception_rolls_back_what_was_sent_and_what_was_not(conn: Conn
     assert await _marks(conn) == []
 
 
+async def test_a_statement_that_was_queued_and_never_sent_is_prepared_when_it_is(conn: Connection) -> None:
+    async def leave() -> None:
+        async with batch(conn):
+            await conn.execute("insert into marks values (%(n)s)", {"n": 1})
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await leave()
+    async with batch(conn):
+        await conn.execute("insert into marks values (%(n)s)", {"n": 2})
+    assert await _marks(conn) == [2]
+
+
 async def test_the_first_error_is_raised_and_the_connection_serves_on(conn: Connection) -> None:
     """Statements prepared before, in and after a batch that failed are prepared anew where they have to be."""
 

@@ -41,8 +41,8 @@ except ImportError as missing:
     raise Missing(f'LangGraph is not installed ({missing}): pip install "durable-agent[langgraph]"') from missing
 
 Connection = AsyncConnection[Any]
-# Lends what writes while the step's lease holds (`engine.fence.Fence`).
-Fenced = Callable[[], AbstractAsyncContextManager[Any]]
+# Returns what writes while the step's lease holds (`engine.fence.Fence`).
+Fenced = Callable[[], Any]
 # Lends a connection for reading.
 Reading = Callable[[], AbstractAsyncContextManager[Connection]]
 
@@ -76,21 +76,19 @@ _WRITE: Final[LiteralString] = (
 )
 # A checkpoint in one statement: what the stock saver's two would write, behind the same lock. Its values come one by one: the
 # driver takes longer over an array than over a statement for each number of them.
-_LOCKED: Final[LiteralString] = (
-    "locked as materialized (select pg_advisory_xact_lock_shared(hashtextextended(%(thread)s::text, 0)) from held),"
-)
+_THREAD: Final[LiteralString] = "hashtextextended(%(thread)s::text, 0)"
 _BLOBS: Final[LiteralString] = (
-    " blobs as (insert into langgraph.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)"
-    " select %(thread)s::text, %(ns)s::text, b.channel, b.version, b.type, b.blob from locked,"
+    "blobs as (insert into langgraph.checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)"
+    " select %(thread)s::text, %(ns)s::text, b.channel, b.version, b.type, b.blob from held,"
     " (values {values}) b(channel, version, type, blob)"
-    " on conflict (thread_id, checkpoint_ns, channel, version) do nothing),"
+    " on conflict (thread_id, checkpoint_ns, channel, version) do nothing), "
 )
 _BLOB: Final = "(%(channel{no})s::text, %(version{no})s::text, %(type{no})s::text, %(blob{no})s::bytea)"
 _PUT: Final[LiteralString] = (
-    " put as (insert into langgraph.checkpoints"
+    "put as (insert into langgraph.checkpoints"
     " (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)"
     " select %(thread)s::text, %(ns)s::text, %(id)s::text, %(parent)s::text, %(checkpoint)s::jsonb, %(metadata)s::jsonb"
-    " from locked on conflict (thread_id, checkpoint_ns, checkpoint_id)"
+    " from held on conflict (thread_id, checkpoint_ns, checkpoint_id)"
     " do update set checkpoint = excluded.checkpoint, metadata = excluded.metadata)"
 )
 # As above, alone: what deletes some of a thread's rows by what it read of the others lets nobody write in between.
@@ -260,14 +258,13 @@ class FencedSaver(AsyncPostgresSaver):
 
     @asynccontextmanager
     async def _fenced_cursor(self, write: _Write) -> AsyncIterator[AsyncCursor[DictRow]]:
-        async with self._fenced() as fence, fence.transaction() as conn:
+        async with self._fenced().transaction() as conn:
             await conn.execute(_WRITE_ALONE if write.alone else _WRITE, {"threads": list(write.threads)})
             yield _stock_cursor(conn, _Alone if write.alone else AsyncCursor)
 
     async def _send(self, batch: _Batch, write: _Write) -> None:
         if (checkpoint := self._checkpoint(batch)) is not None:
-            async with self._fenced() as fence:
-                await fence.write(*checkpoint)
+            await self._fenced().write(*checkpoint, key=_THREAD)
             return
         async with self._fenced_cursor(write) as cursor:
             for query, rows in batch.statements:
@@ -298,7 +295,7 @@ class FencedSaver(AsyncPostgresSaver):
 def _put(blobs: int) -> LiteralString:
     """Return the statement that stores a checkpoint with so many new values."""
     values = ", ".join(_BLOB.format(no=no) for no in range(blobs))
-    return _LOCKED + (_BLOBS.format(values=values) if blobs else "") + _PUT
+    return (_BLOBS.format(values=values) if blobs else "") + _PUT
 
 
 class _Batch:

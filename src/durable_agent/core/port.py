@@ -112,8 +112,8 @@ class Backend(Gatekeeper, Audience, Protocol):
         """Return the tokens this session still owns."""
         ...
 
-    def fenced(self, lease: Lease) -> AbstractAsyncContextManager[Any]:
-        """Open a transaction in which the lease was checked and is held; yields its connection. Raises LeaseLost."""
+    def fenced(self, lease: Lease) -> Any:
+        """Return what writes to tables that are not the engine's while the lease is held (`engine.fence.Fence`)."""
         ...
 
     def reading(self) -> AbstractAsyncContextManager[Any]:

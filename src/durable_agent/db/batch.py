@@ -142,6 +142,11 @@ class Batch:
         if error is not None:
             raise error
 
+    def leave(self) -> None:
+        """Forget what is queued: nothing of it was sent, so nothing of it was prepared."""
+        self._take_in(self._unsent)
+        self._unsent = []
+
     def _take_in(self, queued: Sequence[tuple[Rows, Any, tuple[Any, ...]]]) -> psycopg.Error | None:
         """Forget what was to be prepared and is not; return the first error."""
         first: psycopg.Error | None = None
@@ -212,6 +217,7 @@ async def once(conn: Connection) -> AsyncIterator[Batch]:
     try:
         yield opened
     except BaseException as error:
+        opened.leave()
         _close(conn)
         # What made it fail is worth more than a connection that can no longer be told.
         with suppress(psycopg.Error):

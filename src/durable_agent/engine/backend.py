@@ -19,10 +19,11 @@ from durable_agent.db.arrays import literals
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, WINDOW_S, Bell, Listener
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
+from durable_agent.db.together import Together
 from durable_agent.engine import gate
 from durable_agent.engine.answer import settle_children
 from durable_agent.engine.exchange import SESSIONS, Done, NotAccepted, Room, exchange, look, settle_within
-from durable_agent.engine.fence import Fence, fenced
+from durable_agent.engine.fence import Fence
 from durable_agent.engine.servers import tool_server
 from durable_agent.errors import DatabaseUnavailable, LostRace, RetryableError
 from durable_agent.telemetry import Counters
@@ -39,6 +40,7 @@ class PostgresBackend:
         stir: Callable[[], None] = lambda: None, vault: Vault | None = None,
     ) -> None:  # fmt: skip
         self._db = db
+        self._together = Together(db)
         self._session = offer.session
         self._vault = vault or Vault(None)
         self._room = Room(offer)
@@ -127,9 +129,9 @@ class PostgresBackend:
                 await conn.execute(DELTAS.add, literals(columns, rows))
             self._bell.ring(EVENTS)
 
-    def fenced(self, lease: Lease) -> AbstractAsyncContextManager[Fence]:
+    def fenced(self, lease: Lease) -> Fence:
         """See `core.port.Backend.fenced`."""
-        return fenced(self._db, lease)
+        return Fence(self._db, lease, self._together)
 
     def reading(self) -> AbstractAsyncContextManager[Connection]:
         """See `core.port.Backend.reading`."""

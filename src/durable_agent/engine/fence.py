@@ -13,45 +13,63 @@ from durable_agent.db.batch import alone
 from durable_agent.db.patient import patient
 from durable_agent.db.pool import Connection, Database
 from durable_agent.db.sql import load
+from durable_agent.db.together import Together
 from durable_agent.errors import LeaseLost, LostRace
 
 SESSIONS = load("sessions")
-_HELD: LiteralString = f"with held as materialized ({SESSIONS.held.rstrip().rstrip(';')})"
+_HELD: LiteralString = SESSIONS.held.rstrip().rstrip(";")
 # Undoes the transaction of who has lost the lease.
-FENCE: LiteralString = f"{_HELD} select require_rows((select count(*) from held), 1, 'fence')"
+FENCE: LiteralString = (
+    f"with held as materialized ({_HELD}) select require_rows((select count(*) from held), 1, 'fence')"
+)
 
 
 @cache
-def _fenced(ctes: LiteralString) -> LiteralString:
-    return f"{_HELD}, {ctes} select count(*)::int from held"
+def _fenced(ctes: LiteralString, key: LiteralString, *, waits: bool) -> LiteralString:
+    """Return the statement that writes under a lease and an advisory lock; one that waits for nobody writes nothing instead."""
+    if waits:
+        held = f"live as materialized ({_HELD}), held as materialized (select pg_advisory_xact_lock_shared({key}) from live)"
+    else:
+        held = (
+            f"live as materialized ({_HELD} skip locked),"
+            f" held as materialized (select from live where pg_try_advisory_xact_lock_shared({key}))"
+        )
+    return f"with {held}, {ctes} select count(*)::int from held"
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A connection of the engine, for writing under one lease. Whoever finds it gone gets LeaseLost, and wrote nothing."""
+    """What writes under one lease. Whoever finds it gone gets LeaseLost, and wrote nothing."""
 
-    conn: Connection
+    db: Database
     lease: Lease
+    together: Together
 
-    async def write(self, ctes: LiteralString, params: Mapping[str, Any]) -> None:
-        """Write by one statement, `name as (… from held), …`, which is committed when this returns; one round trip.
+    async def write(self, ctes: LiteralString, params: Mapping[str, Any], *, key: LiteralString) -> None:
+        """Write by one statement, `name as (… from held), …`, which is committed when this returns, perhaps with others'.
 
-        `held` is the lease: one row while it lives, and none when it is gone, so that nothing is written.
+        `held` is one row while the lease lives, and none when it is gone. Nobody holds the advisory lock `key` alone meanwhile.
         """
-        rows = await alone(self.conn, _fenced(ctes), {**params, **self._lease()})
-        if (await rows.fetchone())[0] == 0:
-            raise self._lost()
+        given = {**params, **self._lease()}
+        ((written,),) = await self.together.run(_fenced(ctes, key, waits=False), given)
+        if written:
+            return
+        # The lease is gone, or somebody holds what it takes: who is alone in its transaction may wait for that.
+        async with self.db.transaction() as conn:
+            rows = await alone(conn, _fenced(ctes, key, waits=True), given)
+            if (await rows.fetchone())[0] == 0:
+                raise self._lost()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Yield the connection in a transaction that holds the lease until it commits, on leaving.
+        """Yield a connection in a transaction that holds the lease until it commits, on leaving.
 
         One round trip with whatever is written within, unless that asks for an answer.
         """
         try:
-            async with patient(self.conn):
-                await self.conn.execute(FENCE, self._lease())
-                yield self.conn
+            async with self.db.transaction() as conn, patient(conn):
+                await conn.execute(FENCE, self._lease())
+                yield conn
         except LostRace as error:
             raise self._lost() from error
 
@@ -64,10 +82,3 @@ class Fence:
 
     def _lost(self) -> LeaseLost:
         return LeaseLost(f"step {self.lease.step_no} of run {self.lease.run_id} is no longer this worker's")
-
-
-@asynccontextmanager
-async def fenced(db: Database, lease: Lease) -> AsyncIterator[Fence]:
-    """Yield what writes under a lease, on a connection of its own."""
-    async with db.transaction() as conn:
-        yield Fence(conn, lease)

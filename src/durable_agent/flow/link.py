@@ -85,8 +85,8 @@ class Link(Protocol):
         """Return the way through a gate once it lets the caller through; through none, at once. Raises RateLimited."""
         ...
 
-    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
-        """Open a transaction in which the lease was checked and holds; yields its connection. Raises LeaseLost."""
+    def fenced(self, claim: Claim) -> Any:
+        """Return what writes while the attempt's lease is held (`engine.fence.Fence`)."""
         ...
 
     def reading(self) -> AbstractAsyncContextManager[Any]:
@@ -151,7 +151,7 @@ class NoLink:
         """Refuse."""
         raise FatalError("a handler in a child process passes no gates; run it inline")
 
-    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
+    def fenced(self, claim: Claim) -> Any:
         """Refuse."""
         raise FatalError("a handler in a child process has no database; run it inline")
 

@@ -39,7 +39,7 @@ class Absent:
         for delta in deltas:
             self.runs[delta.lease.run_id].said.append(delta.text)
 
-    def fenced(self, lease: Lease) -> AbstractAsyncContextManager[Any]:
+    def fenced(self, lease: Lease) -> Any:
         """Refuse: there is no database."""
         raise no_database()
 

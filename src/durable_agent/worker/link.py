@@ -134,7 +134,7 @@ class AttemptLink:
         """See `flow.link.Link.pass_gate`."""
         return NO_GATE if name is None else await self._worker.gates.passed(name, tokens)
 
-    def fenced(self, claim: Claim) -> AbstractAsyncContextManager[Any]:
+    def fenced(self, claim: Claim) -> Any:
         """See `flow.link.Link.fenced`."""
         return self._worker.backend.fenced(claim.lease)
 
