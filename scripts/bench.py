@@ -32,7 +32,7 @@ import orjson
 from harness import agents, console, effects, yardstick
 from harness.loopback import Connection, until_closed
 from harness.provenance import provenance
-from harness.stand import API_PORT, WORKERS, Bench, chain, fan, run, step
+from harness.stand import API_PORT, SLOTS, WORKERS, Bench, chain, fan, run, step
 from harness.zygote import Zygote
 
 from durable_agent.cli.processes import dying_with
@@ -278,6 +278,8 @@ DRAINS: dict[str, tuple[str, Callable[[], list[RunSpec]]]] = {
     "W2": ("W2 300 chains of 10, steps/s", lambda: [chain(10)] * 300),
     "W3": ("W3 20 x (1, 50, 1), steps/s", lambda: [fan(50)] * 20),
 }
+# An exchange costs some milliseconds whatever it takes along: more slots make larger batches.
+MANY = 200
 W7 = "W7 W1 beside 200,000 others, steps/s"
 
 
@@ -289,7 +291,8 @@ def measure_all(bench: Bench, wanted: set[str], repeat: int) -> dict[str, Any]:
         figures[f"yardstick: {name}/s by clients"] = {c: round(r) for c, r in rates.items()}
     pairs = stick["claim and complete"]
     zygote = bench.zygote()
-    _measure_drains(bench, zygote, wanted, repeat, max(pairs, key=lambda clients: pairs[clients]), figures)
+    zygotes = {SLOTS: zygote, MANY: bench.zygote(MANY)} if wanted & DRAINS.keys() else {SLOTS: zygote}
+    _measure_drains(bench, zygotes, wanted, repeat, max(pairs, key=lambda clients: pairs[clients]), figures)
     if "W4" in wanted or "W5" in wanted:
         _measure_api(bench, zygote, wanted, repeat, figures)
     if "W6" in wanted:
@@ -308,7 +311,7 @@ def measure_all(bench: Bench, wanted: set[str], repeat: int) -> dict[str, Any]:
 
 
 def _measure_drains(
-    bench: Bench, zygote: Zygote, wanted: set[str], repeat: int, clients: int, figures: dict[str, Any]
+    bench: Bench, zygotes: dict[int, Zygote], wanted: set[str], repeat: int, clients: int, figures: dict[str, Any]
 ) -> None:
     """Measure in rounds, each with a yardstick of its own: a machine shared with others changes from minute to minute."""
     rates: dict[str, list[float]] = defaultdict(list)
@@ -319,9 +322,12 @@ def _measure_drains(
             rates["yardstick in the rounds, pairs/s"].append(pair)
         for key in sorted(wanted & DRAINS.keys()):
             name, specs = DRAINS[key]
-            rates[name].append(bench.drain(zygote, specs()))
-            ratios[name].append(rates[name][-1] / pair)
+            for slots, zygote in zygotes.items():
+                told = name if slots == SLOTS else f"{name}, {slots} slots"
+                rates[told].append(bench.drain(zygote, specs()))
+                ratios[told].append(rates[told][-1] / pair)
         if "W7" in wanted:
+            zygote = zygotes[SLOTS]
             alone = bench.drain(zygote, [chain(1)] * 5000)
             others(bench)
             rates[W7].append(bench.drain(zygote, [chain(1)] * 5000, keep=True))

@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
+from harness.comparison import Told, cell, ratios, rows
+
 RESULTS: Final = Path(__file__).resolve().parent.parent / "docs" / "results"
 HEAD: Final = """# Results
 
@@ -47,6 +49,24 @@ def said(kind: str, told: dict[str, Any]) -> str:
             of = told["campaign"]
             landed = sum(of["faults_landed"].values())
             return f"{of['seeds']:,} seeds, {landed:,} faults: {len(of['broken'])} seeds broke an invariant"
+        case "peers":
+            found = rows([Told(**one) for one in told["told"]], told["not installed"])
+            shapes = tuple(told["counts"])
+            best = {
+                shape: f" ({ratio:.1f} × {whose})"
+                for shape, (ratio, whose) in ratios(found, shapes, found[0].peer).items()
+            }
+            ours = ", ".join(f"{shape} {cell(found[0], shape)}{best.get(shape, '')}" for shape in shapes)
+            failed = sum(one["failed"] is not None for one in told["told"])
+            return (
+                f"{len(found)} systems, {told['repeat']} rounds, {failed} measurements failed; {found[0].peer}: {ours}"
+            )
+        case "soak":
+            return (
+                f"{told['minutes']:g} minutes of {told['rate steps/s']:,.0f} steps/s, {told['runs']:,} runs: "
+                f"{len(told['wrong'])} counts are wrong; throughput drifts by {told['steps/s, drift']:+.1%}, claim p99 "
+                f"{told['claim p99, median of samples, ms']} ms, memory by {max(told['rss, drift'].values(), key=abs):+.1%}"
+            )
         case _:
             return ""
 

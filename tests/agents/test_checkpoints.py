@@ -165,7 +165,8 @@ async def test_checkpoints_of_several_attempts_are_committed_together_and_each_i
         FencedSaver(fenced=lambda claim=claim: Fence(pools, claim.lease, together), reading=pools.reading)
         for claim in claims
     ]
-    values = [{"x": [1]}, {"text": "nul \x00"}, *({"x": [1]} for _ in savers[2:])]
+    values: list[Any] = [{"x": [1]}, {"text": "nul \x00"}, *({"x": [1]} for _ in savers[2:])]
+    values[7] = {"x": ["y" * 100_000]}  # too large to go with others
     with psycopg.connect(engine.url) as other:
         # One whose lease somebody is about to end, and one whose thread somebody prunes: they wait, and keep nobody waiting.
         run, thread = claims[2].lease.run_id, "3"

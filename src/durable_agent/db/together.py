@@ -13,7 +13,7 @@ from durable_agent.db.batch import once
 from durable_agent.db.pool import TRANSIENT, Database
 
 # What one of these transactions holds, others may wait for.
-MOST: Final = 50
+MOST: Final = 20
 
 
 class _Asked(NamedTuple):
@@ -47,7 +47,8 @@ class Together:
         try:
             while self._waiting:
                 asked, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                await self._commit([one for one in asked if not one.answer.done()])
+                if still := [one for one in asked if not one.answer.done()]:
+                    await self._commit(still)
         finally:
             self._sending = None
             for one in (*asked, *self._waiting):  # this task was cancelled: its process ends

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, LiteralString
+from typing import Any, Final, LiteralString
 
 from durable_agent.core.records import Lease
 from durable_agent.db.batch import alone
@@ -18,6 +18,8 @@ from durable_agent.errors import LeaseLost, LostRace
 
 SESSIONS = load("sessions")
 _HELD: LiteralString = SESSIONS.held.rstrip().rstrip(";")
+# Bytes that go out at once, whoever is frozen meanwhile: half a transaction would hold the leases of the others in it.
+SMALL: Final = 65_536
 # Undoes the transaction of who has lost the lease.
 FENCE: LiteralString = (
     f"with held as materialized ({_HELD}) select require_rows((select count(*) from held), 1, 'fence')"
@@ -51,10 +53,10 @@ class Fence:
         `held` is one row while the lease lives, and none when it is gone. Nobody holds the advisory lock `key` alone meanwhile.
         """
         given = {**params, **self._lease()}
-        ((written,),) = await self.together.run(_fenced(ctes, key, waits=False), given)
-        if written:
+        size = sum(len(value) for value in params.values() if isinstance(value, str | bytes))
+        if size <= SMALL and (await self.together.run(_fenced(ctes, key, waits=False), given))[0][0]:
             return
-        # The lease is gone, or somebody holds what it takes: who is alone in its transaction may wait for that.
+        # It is large, its lease is gone, or somebody holds what it takes: who is alone in its transaction may wait for that.
         async with self.db.transaction() as conn:
             rows = await alone(conn, _fenced(ctes, key, waits=True), given)
             if (await rows.fetchone())[0] == 0:
