@@ -38,7 +38,7 @@ from harness.zygote import Zygote
 from durable_agent.cli.processes import dying_with
 from durable_agent.core.records import DEFAULT_TENANT, RunSpec
 from durable_agent.db import reads
-from durable_agent.db.doorbell import EVENTS, READY, Bell, Listener
+from durable_agent.db.doorbell import EVENTS, Bell, Listener
 from durable_agent.db.pool import Database
 from durable_agent.engine.submit import Memory, Submission, submit
 
@@ -65,8 +65,7 @@ async def _one_at_a_time(url: str, count: int) -> list[float]:
             await listener.wait(5.0)
             for n in range(count + 20):
                 began_s = time.perf_counter()
-                (done,) = await submit(db, DEFAULT_TENANT, [Submission(chain(1))], memory=memory)
-                bell.ring(READY)
+                (done,) = await submit(db, DEFAULT_TENANT, [Submission(chain(1))], memory=memory, bell=bell)
                 while True:
                     async with reads.watching(db) as conn:
                         rows = await reads.rows(

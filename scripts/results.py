@@ -61,6 +61,8 @@ def said(kind: str, told: dict[str, Any]) -> str:
             return (
                 f"{len(found)} systems, {told['repeat']} rounds, {failed} measurements failed; {found[0].peer}: {ours}"
             )
+        case "bench":
+            return "; ".join(f"{name}: {ratio} ×" for name, ratio in told["ratios"].items())
         case "soak":
             return (
                 f"{told['minutes']:g} minutes of {told['rate steps/s']:,.0f} steps/s, {told['runs']:,} runs: "

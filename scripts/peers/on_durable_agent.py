@@ -91,8 +91,7 @@ class OnDurableAgent(Peer):
         return row is not None and bool(row[0])
 
     async def run_one(self) -> None:
-        (done,) = await submit(self.db, DEFAULT_TENANT, [Submission(chain(1))], memory=self.memory)
-        self.bell.ring(READY)
+        (done,) = await submit(self.db, DEFAULT_TENANT, [Submission(chain(1))], memory=self.memory, bell=self.bell)
         query = "select 1 from runs where id = %s and status = 'completed'"
         while not await (await self.conn.execute(query, (done.run_id,))).fetchone():
             await self.listener.wait(1.0)

@@ -1,8 +1,9 @@
 """The doorbell: hints that something changed, never the news itself.
 
-A hint is an empty NOTIFY, sent after the commit on a connection of its own and coalesced, so that no step's
-transaction waits for the queue of notifications. Whoever hears it looks into the tables; whoever does not, polls.
-Everything is correct with the doorbell switched off.
+A hint is an empty NOTIFY. A process that is busy sends it after the commit, on a connection of its own and coalesced, so that
+no step's transaction waits for the queue of notifications; one that is not lets the transaction carry it, which saves whoever
+waits a round trip. Whoever hears it looks into the tables; whoever does not, polls. Everything is correct with the doorbell
+switched off.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, LiteralString
 
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_pooled, reconnecting
 from durable_agent.telemetry import logger
@@ -24,6 +25,7 @@ CONTROL: Final = "da_control"
 # three, and whoever waits for its end must not wait for a window.
 WINDOW_S: Final = 0.01
 AT_ONCE: Final = 6
+_NOTIFY: LiteralString = "select pg_notify(c, '') from unnest(%(channels)s::text[]) c"
 
 log = logger("doorbell")
 
@@ -36,6 +38,17 @@ class Bell:
         self._enabled = enabled
         self._rung: set[str] = set()
         self._wake = asyncio.Event()
+        self._left, self._sent_s = float(AT_ONCE), time.monotonic()
+
+    async def carry(self, conn: Connection, *channels: str) -> bool:
+        """Hint with the transaction that is open on a connection, if this process rings seldom; else ring after the commit."""
+        if not self._enabled:
+            return True
+        if self._rung or self._spare() < AT_ONCE - 1:
+            return False
+        self._left -= 1
+        await conn.execute(_NOTIFY, {"channels": sorted(channels)})
+        return True
 
     def ring(self, *channels: str) -> None:
         """Note the channels to be hinted; call it after the commit."""
@@ -57,19 +70,21 @@ class Bell:
                 failures = 0
 
     async def _send_all(self, conn: Connection) -> None:
-        left, sent_s = float(AT_ONCE), time.monotonic()
         async with conn:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 rung, self._rung = self._rung, set()
-                await conn.execute(
-                    "select pg_notify(c, '') from unnest(%(channels)s::text[]) c", {"channels": sorted(rung)}
-                )
-                now_s = time.monotonic()
-                left, sent_s = min(AT_ONCE, left + (now_s - sent_s) / WINDOW_S) - 1, now_s
-                if left < 1:
-                    await asyncio.sleep((1 - left) * WINDOW_S)
+                await conn.execute(_NOTIFY, {"channels": sorted(rung)})
+                self._left = self._spare() - 1
+                if self._left < 1:
+                    await asyncio.sleep((1 - self._left) * WINDOW_S)
+
+    def _spare(self) -> float:
+        """Return how many hints may follow at once."""
+        now_s = time.monotonic()
+        self._left, self._sent_s = min(AT_ONCE, self._left + (now_s - self._sent_s) / WINDOW_S), now_s
+        return self._left
 
 
 class Listener:

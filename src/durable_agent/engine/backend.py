@@ -75,7 +75,7 @@ class PostgresBackend:
     async def _exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
         """Exchange; when PostgreSQL refuses a value, settle one by one, and fail the step whose value it was."""
         try:
-            return await exchange(self._db, self._room, outcomes, free=free, solo=solo)
+            return await exchange(self._db, self._room, outcomes, free=free, solo=solo, bell=self._bell)
         except TRANSIENT:
             raise
         except psycopg.Error as error:

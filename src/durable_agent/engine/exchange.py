@@ -24,6 +24,7 @@ from durable_agent.core.records import Lease, RunId, Tenant, Token, Turn
 from durable_agent.core.states import IllegalTransition, RunStatus
 from durable_agent.core.turns import Share, priority_rank, share
 from durable_agent.db.batch import batch
+from durable_agent.db.doorbell import EVENTS, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database
 from durable_agent.db.sql import load
 from durable_agent.engine.caps import release
@@ -105,17 +106,18 @@ class Room:
 
 
 class Ask(NamedTuple):
-    """One exchange as asked: what to settle, how many slots are free, and whose turn they are for."""
+    """One exchange as asked: what to settle, how many slots are free, whose turn they are for, and what to hint with."""
 
     outcomes: Sequence[Outcome]
     slots: int
     shares: dict[Tenant, list[Share]]
     solo: bool
+    bell: Bell | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What an exchange did: the answer for the worker, and whom to wake."""
+    """What an exchange did: the answer for the worker, and whom to wake, if the commit did not do so itself."""
 
     answer: Exchange
     ready_left: bool
@@ -130,7 +132,9 @@ async def look(db: Database, room: Room) -> bool:
     return bool(room.turns)
 
 
-async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
+async def exchange(
+    db: Database, room: Room, outcomes: Sequence[Outcome], *, free: int, solo: bool, bell: Bell | None = None
+) -> Done:
     """Settle the outcomes and claim up to `free` steps. See `core.port.Backend.exchange`.
 
     For a while after an exchange nobody heard the end of, leases that it may have taken are given back: no attempt knows of them.
@@ -138,7 +142,10 @@ async def exchange(db: Database, room: Room, outcomes: Sequence[Outcome], *, fre
     began_s = time.monotonic()
     strays = await _strays(db, room) if began_s < room.unsure_until_s else []
     try:
-        done = await _settle_and_claim(db, room, [*outcomes, *strays], free=free, solo=solo)
+        slots = max(free, 0)
+        shares = share(room.turns or room.usual, slots, after=room.round)
+        ask = Ask([*outcomes, *strays], slots, shares, solo, bell)
+        done = await _settle_and_claim(db, room, ask)
     except (*TRANSIENT, asyncio.CancelledError):  # what else is raised was refused, and is rolled back
         if began_s >= room.unsure_until_s:
             room.unsure_since_s = began_s
@@ -161,18 +168,17 @@ async def _strays(db: Database, room: Room) -> list[Released]:
     ]
 
 
-async def _settle_and_claim(db: Database, room: Room, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
-    ask = Ask(outcomes, max(free, 0), share(room.turns or room.usual, max(free, 0), after=room.round), solo)
+async def _settle_and_claim(db: Database, room: Room, ask: Ask) -> Done:
     room.round += 1
-    held = room.recall(outcomes)
-    room.doubtful = bool(outcomes)  # until the answer is here
+    held = room.recall(ask.outcomes)
+    room.doubtful = bool(ask.outcomes)  # until the answer is here
     if held is not None:
         try:
             done = await _exchange(db, room, ask, held)
             room.doubtful = False
             return done
         except (LostRace, IllegalTransition):
-            if not outcomes:
+            if not ask.outcomes:
                 raise
     done = await _exchange(db, room, ask, None)
     room.doubtful = False
@@ -223,13 +229,15 @@ async def _on(conn: Connection, room: Room, ask: Ask, held: Sequence[Leased] | N
         begun_others = await release(conn, settlement.freed())
         await cancel_failed(conn, journal, settlement)
         late = await promotion.read_outputs(conn, handed)
+        carried = bool(ask.bell and ask.outcomes and journal.last_events and await ask.bell.carry(conn, EVENTS))
         if begun and settlement.verdicts != [Verdict.OK]:
             raise NotAccepted(settlement.verdicts[0])  # what the transaction did is undone with it
     outputs = await late.fetchall() if late is not None else ()
     woken = bool(begun_others is not None and await begun_others.fetchall()) or woken
     leased += _handed(room, promotion, handed, held or (), outputs)
     room.note(ask.outcomes, leased)
-    return _done(room, journal, settlement, promotion, leased, picked, ask.shares, woken=woken)
+    done = _done(room, journal, settlement, promotion, leased, picked, ask.shares, woken=woken)
+    return replace(done, events=False) if carried else done
 
 
 async def wind_up(conn: Connection, settlement: Settlement, promotion: Promotion) -> bool:

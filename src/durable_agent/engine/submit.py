@@ -31,6 +31,8 @@ from durable_agent.engine.rows import RUN_COLUMNS, STEP_COLUMNS, SUBMIT, json_te
 from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS
 from durable_agent.errors import DatabaseUnavailable, DurableAgentError, KeyReused
 
+_HINTS = (READY, EVENTS)
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -97,17 +99,18 @@ def planned(tenant: Tenant, submission: Submission, *, max_steps: int = 10_000) 
 
 async def submit(
     db: Database, tenant: Tenant, submissions: Sequence[Submission], *, memory: Memory | None = None,
-    max_steps: int = 10_000,
+    max_steps: int = 10_000, bell: Bell | None = None,
 ) -> list[Submitted]:  # fmt: skip
-    """Store all the runs in one transaction, or none. Raises GraphInvalid, KeyReused, DatabaseUnavailable."""
+    """Store all the runs in one transaction, or none, and hint at them. Raises GraphInvalid, KeyReused, DatabaseUnavailable."""
     plans = [planned(tenant, submission, max_steps=max_steps) for submission in submissions]
-    results = await _store(db, plans, memory or Memory(), all_or_nothing=True)
+    results = await _store(db, plans, memory or Memory(), bell, all_or_nothing=True)
     return [result for result in results if isinstance(result, Submitted)]
 
 
 async def _store(
-    db: Database, plans: Sequence[Planned], memory: Memory, *, all_or_nothing: bool
+    db: Database, plans: Sequence[Planned], memory: Memory, bell: Bell | None, *, all_or_nothing: bool
 ) -> list[Submitted | DurableAgentError]:
+    carried = True
     try:
         async with db.transaction() as conn:
             await _prepare(conn, plans, memory)
@@ -131,8 +134,11 @@ async def _store(
                     await writer.write(conn)
                     agents = {(p.tenant, p.submission.spec.agent) for p in fresh if p.submission.spec.steps[0].capped}
                     await release(conn, [(tenant, agent) for tenant, agent in agents if agent is not None], lifted=True)
+                    carried = bell is None or await bell.carry(conn, *_HINTS)
     except TRANSIENT as error:
         raise DatabaseUnavailable(f"the run was not stored: {first_line(error)}; send it again") from error
+    if bell is not None and not carried:
+        bell.ring(*_HINTS)
     return [results[p.run_id] for p in plans]
 
 
@@ -328,9 +334,9 @@ class Submitter:
 
     async def submit_all(self, tenant: Tenant, submissions: Sequence[Submission]) -> list[Submitted]:
         """Store all the runs in one transaction of their own, or none."""
-        results = await submit(self._db, tenant, submissions, memory=self._memory, max_steps=self._max_steps)
-        self._bell.ring(READY, EVENTS)
-        return results
+        return await submit(
+            self._db, tenant, submissions, memory=self._memory, max_steps=self._max_steps, bell=self._bell
+        )
 
     async def run(self) -> None:
         """Commit what waits until cancelled."""
@@ -346,7 +352,7 @@ class Submitter:
 
     async def _commit(self, batch: Sequence[tuple[Planned, asyncio.Future[Submitted]]]) -> None:
         try:
-            results = await _store(self._db, [one for one, _ in batch], self._memory, all_or_nothing=False)
+            results = await _store(self._db, [one for one, _ in batch], self._memory, self._bell, all_or_nothing=False)
         except Exception as error:  # one bad batch must not end the loop; everyone in it hears of it
             for _, future in batch:
                 if not future.done():
@@ -359,4 +365,3 @@ class Submitter:
                 future.set_exception(result)
             else:
                 future.set_result(result)
-        self._bell.ring(READY, EVENTS)
