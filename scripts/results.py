@@ -14,7 +14,8 @@ HEAD: Final = """# Results
 
 What the long runs said, as they wrote it: each file has its seed, versions, machine and commit (`+`: the tree differed from it).
 Made by `make campaigns`, and by `make models`, `simulate`, `interleave`, `mutants`, `peers`, `soak` with `--json`; this page by
-`scripts/results.py`.
+`scripts/results.py`. `peers-recovery` is W6 once more, with a second after each replacement: in `peers` the survivor may be the
+one that has just started, who judges nobody yet.
 
 | file | commit | when, UTC | what it says |
 | --- | --- | --- | --- |

@@ -115,5 +115,5 @@ async def test_an_endless_answer_ends_at_the_deadline(stub: ProviderStub, model:
     stub.script(Answer("Warm."), Answer("one two three", endless=True))
     await ask(model)
     with pytest.raises(UnknownOutcome, match="in time"):
-        await model.reply(Request(ASKED, timeout_s=0.2), Heard())
+        await model.reply(Request(ASKED, timeout_s=0.5), Heard())
     await stub.seen[1].gone.wait()

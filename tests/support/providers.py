@@ -84,7 +84,11 @@ class ProviderStub:
                 body, headers = dialect.failure(behaviour)
                 return _whole(writer, behaviour.status, {**headers, **behaviour.headers}, _json(body))
             case Answer():
-                await self._say(dialect, behaviour, seen, reader, writer)
+                try:
+                    await self._say(dialect, behaviour, seen, reader, writer)
+                finally:
+                    if behaviour.endless:  # only the caller ends it, by hanging up here or in the middle of a piece
+                        seen.gone.set()
 
     async def _say(
         self, dialect: Dialect, answer: Answer, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -102,7 +106,6 @@ class ProviderStub:
                 raise Cut
         if answer.endless:
             await reader.read()
-            seen.gone.set()
             raise Cut
         writer.write(b"0\r\n\r\n")
 
