@@ -108,6 +108,10 @@ async def run(campaign: Campaign) -> int:
         report.violations.append(f"R13: {stack.ended['at work']} workers ended by themselves: {last_words(stack)}")
     if faults.deadlocks:
         report.violations.append(f"P4: {faults.deadlocks} deadlocks")
+    if stack.place.postgres is not None:
+        report.violations += [
+            f"PostgreSQL ended by a fault of its own: {line}" for line in stack.place.postgres.crashes()
+        ]
     counts = {**campaign.figures(stack, report), **counted(campaign, stack, report, repeated)}
     result = {
         "campaign": given.campaign, "seed": given.seed, "minutes": given.minutes, "faults": given.faults,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pwd
@@ -59,6 +60,14 @@ def run(url: str, query: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+def until_answering(url: str) -> None:
+    """Return when the server answers again; the test's time limit ends it otherwise."""
+    while True:
+        with contextlib.suppress(psycopg.OperationalError):
+            run(url, "select 1")
+            return
+
+
 def fill(url: str) -> None:
     run(url, "create table kept as select 42 as answer")
 
@@ -92,6 +101,17 @@ def test_data_and_port_outlive_a_stop(server: EmbeddedPostgres) -> None:
     assert server.pid is None
     assert server.start() == before
     assert run(server.url, "select answer from kept") == [(42,)]
+
+
+@pytest.mark.parametrize(("how", "told"), [(signal.SIGSEGV, 1), (signal.SIGKILL, 0)])
+def test_the_log_tells_of_faults_and_not_of_kills(server: EmbeddedPostgres, how: signal.Signals, told: int) -> None:
+    with psycopg.connect(server.url, autocommit=True) as conn:
+        os.kill(conn.info.backend_pid, how)
+        with pytest.raises(psycopg.OperationalError):
+            conn.execute("select 1")
+    until_answering(server.url)
+    assert len(server.crashes()) == told
+    assert all("Segmentation fault" in line for line in server.crashes())
 
 
 def test_a_port_taken_meanwhile_is_replaced(server: EmbeddedPostgres) -> None:

@@ -49,6 +49,7 @@ class Bench:
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.postgres = EmbeddedPostgres(directory / "postgres")
         stack.enter_context(self.postgres)
+        stack.callback(self._sound)
         self.url = self.postgres.urls.url
         self.admin_url = self.postgres.urls.admin_url.removesuffix("/postgres") + "/durable_agent"
         upgrade(self.url)
@@ -57,6 +58,12 @@ class Bench:
         }  # fmt: skip
         self.directory = directory
         self._stack = stack
+
+    def _sound(self) -> None:
+        if found := self.postgres.crashes():
+            raise RuntimeError(
+                f"PostgreSQL ended by a fault of its own, and what was measured is worth nothing: {found}"
+            )
 
     def zygote(self, slots: int = SLOTS) -> Zygote:
         """Return a zygote whose workers have so many slots."""

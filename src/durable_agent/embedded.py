@@ -14,6 +14,7 @@ import fcntl
 import importlib.metadata
 import importlib.util
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -55,6 +56,9 @@ _SETTINGS: Final[dict[str, str]] = {
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] ",
 }
+
+# Illegal instruction, abort, bad address, arithmetic, segmentation fault.
+_FAULT: Final = re.compile(r"^.* was terminated by signal (?:4|6|7|8|11)\b.*$", re.MULTILINE)
 
 # Python itself may lie in a folder of root's, so only pg_ctl changes the user.
 _WATCHDOG: Final = """
@@ -164,13 +168,19 @@ class EmbeddedPostgres:
             return self.urls
 
     def stop(self, mode: str = "fast") -> None:
-        """End the server (`smart`, `fast`, `immediate`) and give the directory up; harmless unless we started it."""
+        """End the server (`smart`, `fast`, `immediate`) and give the directory up; harmless unless we started it.
+
+        One that does not end in time, as when it recovers from a fault of its own, is ended at once.
+        """
         with self._guard:
             if self._lock is None:
                 return
             try:
                 if self.pid is not None:
-                    self._ctl("stop", "-m", mode)
+                    with contextlib.suppress(EmbeddedPostgresError):
+                        self._ctl("stop", "-m", mode)
+                if self.pid is not None:
+                    self._ctl("stop", "-m", "immediate")
             finally:
                 self._dismiss()
                 self._lock.close()
@@ -202,6 +212,11 @@ class EmbeddedPostgres:
             return None
         self.port = int((self.data_dir / "port").read_text())
         return self.urls
+
+    def crashes(self) -> list[str]:
+        """Return what the server's log tells of processes of its own that ended by a fault: no kill, no stop counts."""
+        logs = [log.read_text(errors="replace") for log in (Path(f"{self.log}.1"), self.log) if log.exists()]
+        return _FAULT.findall("".join(logs))
 
     def _take(self) -> None:
         """Become the owner, or wait for the watchdog of a dead one to be done."""

@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 
 from durable_agent.db.arrays import literals
-from durable_agent.engine.journal import JOURNAL
-from tests.support.runs import Engine, run_of, step
+from durable_agent.engine.journal import JOURNAL, QUEUE
+from tests.support.runs import Engine, ok, run_of, step
 
 
 async def test_a_run_that_changed_while_it_was_waited_for_is_locked_as_it_is_now(engine: Engine) -> None:
@@ -29,3 +29,29 @@ async def test_a_run_that_changed_while_it_was_waited_for_is_locked_as_it_is_now
     with psycopg.connect(engine.url) as other:
         places = other.execute("select id, ctid::text from runs order by id").fetchall()
     assert [(row[1], row[-1]) for row in rows] == places
+
+
+async def test_a_claim_of_runs_that_changed_while_they_were_looked_at_returns_what_their_parents_said(
+    engine: Engine,
+) -> None:
+    """As `test_no_statement_that_looks_again_at_a_row_reads_a_partition_in_a_subquery`, in the flesh."""
+    hand = engine.hand()
+    runs = sorted([await engine.submit(run_of(step("a"), step("b", "a"))) for _ in range(20)])
+    await hand.settle(*(ok(claim, {"of": str(claim.lease.run_id)}) for claim in await hand.claim(20)))
+    with psycopg.connect(engine.url) as other:
+        route = other.execute("select distinct route from queue").fetchall()[0][0]
+    where = {"tenant": 1, "routes": [route], "limits": [20], "froms": [0], "solo": True}
+
+    async def pick() -> list[Any]:
+        # A claim skips what others hold, and meets what they have just let go: one that waits meets it surely.
+        async with engine.pools.transaction() as conn, conn.transaction():
+            return await (await conn.execute(QUEUE.pick.replace(" skip locked", ""), where)).fetchall()
+
+    with psycopg.connect(engine.url) as other:
+        other.execute("update runs set goal = 'moved' where id = any(%s)", (runs[::3],))
+        other.execute("update queue set ord = ord where run_id = any(%s)", (runs[1::3],))
+        waiting = asyncio.create_task(pick())
+        await engine.blocked()
+        other.commit()
+    rows = await waiting
+    assert sorted((row[0], row[-1]) for row in rows) == [(run, {"a": {"of": str(run)}}) for run in runs]

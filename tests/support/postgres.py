@@ -73,6 +73,7 @@ def server(directory: Path) -> Iterator[str]:
             conn.execute(f"create database {TEMPLATE} owner {ROLE}")  # type: ignore[arg-type]
         upgrade(make_conninfo(running.urls.url, dbname=TEMPLATE))
         yield admin
+        assert running.crashes() == [], "no statement of ours may end the server"
 
 
 @contextlib.contextmanager

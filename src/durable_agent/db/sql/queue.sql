@@ -26,18 +26,12 @@ left join (select tenant, route, ord from head limit 1000) h on true;
 
 -- name: pick
 -- The oldest ready steps of one tenant, so many of each route, with their run (R2) and all an attempt needs: never waits.
+-- The outputs are joined: read by a subquery of its own from a partition, they can end PostgreSQL 18.4 (decisions/0011).
 -- Index: queue_ready in claim order; runs_pk, steps_pk. Locks: the queue row and its run, both skipping what is locked.
 select p.run_id, p.no, p.claim_no, p.failures, p.crashes, p.max_crashes, p.at, p.status, p.last_seq, p.chain, p.steps_total,
        p.steps_left, p.waiting, p.parent_run, p.run_at, p.input, p.goal, s.name, s.kind, s.tool, s.input, s.timeout_s,
        s.deadline_s, s.children, s.max_attempts, s.retry::text, s.spawned_by, s.compensates, p.effect,
-       p.origin, p.mode, p.budgeted, s.origin, case when cardinality(s.parents) > 0 then (
-         select json_object_agg(k.name, k.output)
-         from unnest(s.parents) u(no)
-         cross join lateral (
-           select k.name, k.output from steps k
-           where k.tenant = %(tenant)s and k.run_id = p.run_id and k.no = u.no and k.status = 'succeeded' limit 1
-         ) k
-       ) end
+       p.origin, p.mode, p.budgeted, s.origin, o.outputs
 from unnest(%(routes)s::int[], %(limits)s::int[], %(froms)s::bigint[]) w(route, n, ord)
 cross join lateral (
   select q.run_id, q.no, q.claim_no, q.failures, q.crashes, q.max_crashes, q.effect, q.ctid as at, r.*
@@ -54,7 +48,15 @@ cross join lateral (
 ) p
 cross join lateral (
   select s.* from steps s where s.tenant = %(tenant)s and s.run_id = p.run_id and s.no = p.no limit 1
-) s;
+) s
+cross join lateral (
+  select json_object_agg(k.name, k.output) as outputs
+  from unnest(s.parents) u(no)
+  cross join lateral (
+    select k.name, k.output from steps k
+    where k.tenant = %(tenant)s and k.run_id = p.run_id and k.no = u.no and k.status = 'succeeded' limit 1
+  ) k
+) o;
 
 -- name: records
 -- What the steps of a batch recorded before, or the run they are replayed from did: effects, answers, outcome.
