@@ -11,6 +11,7 @@ import pytest
 from durable_agent.core.outcomes import Failed, Released, Verdict
 from durable_agent.core.records import DEFAULT_TENANT, FailureClass, RetryPolicy, Token
 from durable_agent.engine import control
+from durable_agent.engine.exchange import MOST_PROMOTED
 from tests.support.runs import Engine, ok, run_of, step
 
 
@@ -277,6 +278,25 @@ async def test_a_chain_is_handed_on_in_the_settling_transaction(engine: Engine) 
     (a,) = await hand.claim()
     answer = await hand.exchange([ok(a)], free=1)
     assert [claim.name for claim in answer.claims] == ["b"]
+
+
+async def test_results_that_make_many_steps_ready_are_settled_in_several_commits(engine: Engine) -> None:
+    for _ in range(3):
+        await engine.submit(run_of(step("a"), *(step(f"leaf{n}", "a") for n in range(MOST_PROMOTED // 2))))
+    hand = engine.hand()
+    first, second, third = await hand.claim(3)
+    answer = await hand.exchange([ok(first), ok(second), ok(third)], free=10)
+    assert answer.verdicts == (Verdict.OK, Verdict.OK)
+    assert answer.claims == (), "who has results left takes nothing new"
+    answer = await hand.exchange([ok(third)], free=10)
+    assert (answer.verdicts, len(answer.claims)) == ((Verdict.OK,), 10)
+
+
+async def test_one_result_is_settled_at_once_however_many_steps_it_makes_ready(engine: Engine) -> None:
+    await engine.submit(run_of(step("a"), *(step(f"leaf{n}", "a") for n in range(MOST_PROMOTED + 1))))
+    hand = engine.hand()
+    (a,) = await hand.claim()
+    assert await hand.settle(ok(a)) == [Verdict.OK]
 
 
 async def test_nothing_is_handed_on_while_another_waits_for_the_slot(engine: Engine) -> None:

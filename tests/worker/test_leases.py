@@ -19,6 +19,7 @@ from durable_agent.core.events import digest, dumps
 from durable_agent.core.outcomes import Exchange, Failed, Intended, Outcome, Recorded, Released, Succeeded, Verdict
 from durable_agent.core.port import Backend
 from durable_agent.core.records import Claim, Effect, EffectClass, EffectState, Lease, RunId, StepKind, Tenant, Token
+from durable_agent.engine.exchange import MOST_PROMOTED
 from durable_agent.engine.heart import Heart
 from durable_agent.errors import DatabaseUnavailable, RetryableError
 from durable_agent.flow.registry import Registry
@@ -264,6 +265,19 @@ async def test_what_an_outage_kept_from_being_settled_is_settled_after_it(
         await process
     assert ways[0].cut
     assert (await engine.events(run)).count(("step.claimed", "a")) == 1
+
+
+async def test_what_an_exchange_leaves_unsettled_is_in_the_next_one(
+    engine: Engine, settings: Settings, database: Database
+) -> None:
+    """Two results that make more steps ready than go into one commit."""
+    wide = [step_of(f"leaf{n}", "a") for n in range(MOST_PROMOTED - 10)]
+    runs = [await engine.submit(run_of(step_of("a"), *wide)) for _ in range(2)]
+    async with working(settings):
+        for run in runs:
+            await until(database, status(run), "completed")
+    for run in runs:
+        assert (await engine.events(run)).count(("step.claimed", "a")) == 1
 
 
 async def test_an_idle_worker_finds_work_that_nobody_told_it_of(

@@ -235,7 +235,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What a worker gets back from one round: verdicts in the order asked, new claims, who else waits.
+    """What a worker gets back from one round: verdicts in the order asked, of the first so many, new claims, who else waits.
 
     `more` tells that ready work was seen but not taken (a contended run, or other turns).
     """

@@ -97,10 +97,10 @@ class Backend(Gatekeeper, Audience, Protocol):
     """The engine as a worker sees it. Every method may raise DatabaseUnavailable; the caller tries again."""
 
     async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
-        """Settle the outcomes and claim up to `free` steps in one transaction.
+        """Settle the outcomes, or the first of them, and claim up to `free` steps in one transaction.
 
-        `solo` allows one step whose next lost lease would seal it. Verdicts come in the order of the outcomes; asking
-        again with the same outcomes after an unknown commit is safe (R8).
+        `solo` allows one step whose next lost lease would seal it. Verdicts come in the order of the outcomes; those without
+        one were left for the next exchange. Asking again with the same outcomes after an unknown commit is safe (R8).
         """
         ...
 

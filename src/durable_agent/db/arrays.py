@@ -6,27 +6,65 @@ tenth of that, and the statement's cast (`::int[]`, `::uuid[]`, …) says what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from types import NoneType
+from typing import Any, Final
 from uuid import UUID
+
+# Parts texts while they are escaped together; no JSON has it as such.
+_SEPARATOR: Final = "\x1f"
 
 
 def literal(column: Sequence[Any]) -> str:
-    """Return a column of int, float, bool, str, UUID, bytes or None as the text of a PostgreSQL array."""
-    kind = next((type(value) for value in column if value is not None), None)
-    if kind is UUID:
-        texts = ["null" if value is None else f"{value.int:032x}" for value in column]
-    elif kind is bytes:
-        texts = ["null" if value is None else '"\\\\x' + value.hex() + '"' for value in column]
-    elif kind is not None and issubclass(kind, str):
-        texts = ["null" if value is None else '"' + _escaped(value) + '"' for value in column]
-    else:
-        texts = ["null" if value is None else repr(value) for value in column]
-    return "{" + ",".join(texts) + "}"
+    """Return a column of int, float, bool, str, UUID, bytes or None as the text of a PostgreSQL array.
+
+    One of nothing but None is the empty array: `unnest` fills it up beside a longer one.
+    """
+    kinds = set(map(type, column))
+    if len(kinds) == 1 and (whole := _WHOLE.get(next(iter(kinds)))) is not None:
+        return whole(column)
+    # Some are None, of several kinds of numbers, or of an enumeration, which is of texts.
+    kind = next((kind for kind in kinds if kind in _ONE), str)
+    one = _ONE[kind]
+    return "{" + ",".join(["null" if value is None else one(value) for value in column]) + "}"
+
+
+def _texts(column: Sequence[str]) -> str:
+    joined = _SEPARATOR.join(column)
+    if joined.count(_SEPARATOR) == len(column) - 1:
+        return '{"' + _escaped(joined).replace(_SEPARATOR, '","') + '"}'
+    return "{" + ",".join(map(_text, column)) + "}"
+
+
+def _text(value: str) -> str:
+    return '"' + _escaped(value) + '"'
 
 
 def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _numbers(column: Sequence[float]) -> str:
+    return "{" + ",".join(map(repr, column)) + "}"
+
+
+_WHOLE: Final[dict[type, Callable[[Sequence[Any]], str]]] = {
+    NoneType: lambda _: "{}",
+    int: _numbers,
+    float: _numbers,
+    bool: _numbers,
+    str: _texts,
+    UUID: lambda column: "{" + ",".join([value.bytes.hex() for value in column]) + "}",
+    bytes: lambda column: '{"\\\\x' + '","\\\\x'.join(map(bytes.hex, column)) + '"}',
+}
+_ONE: Final[dict[type, Callable[[Any], str]]] = {
+    int: repr,
+    float: repr,
+    bool: repr,
+    str: _text,
+    UUID: lambda value: value.bytes.hex(),
+    bytes: lambda value: f'"\\\\x{value.hex()}"',
+}
 
 
 def literals(columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from durable_agent.core.outcomes import ON_THE_WAY, Emitted, Exchange, Metered, Outcome, Released, Verdict
+from durable_agent.core.outcomes import ON_THE_WAY, Emitted, Exchange, Metered, Outcome, Released, Succeeded, Verdict
 from durable_agent.core.port import Offer
 from durable_agent.core.records import Lease, RunId, Tenant, Token, Turn
 from durable_agent.core.states import IllegalTransition, RunStatus
@@ -43,6 +43,7 @@ SESSIONS = load("sessions")
 # As long as a statement may take, a transaction whose connection is gone may still be committed.
 UNSURE_S = 35.0
 SLACK_S = 1.0
+MOST_PROMOTED = 200
 
 
 @dataclass(slots=True)
@@ -90,6 +91,19 @@ class Room:
                 return None
             found.append(one)
         return found
+
+    def first_of(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """Return the first of the outcomes, so many that they make no more than MOST_PROMOTED steps ready (one at least).
+
+        What one result makes ready goes in one commit; what many do would keep the other workers waiting for all of it.
+        """
+        weight = 0
+        for count, outcome in enumerate(outcomes):
+            one = self.held.get(outcome.lease.token)
+            weight += max(1, len(one.step.children)) if one is not None and isinstance(outcome, Succeeded) else 1
+            if weight > MOST_PROMOTED and count:
+                return outcomes[:count]
+        return outcomes
 
     def note(self, settled: Sequence[Outcome], leased: Iterable[Leased]) -> None:
         """Forget what was settled and remember what was leased, once that is committed.
@@ -140,6 +154,9 @@ async def exchange(
     For a while after an exchange nobody heard the end of, leases that it may have taken are given back: no attempt knows of them.
     """
     began_s = time.monotonic()
+    first = room.first_of(outcomes)
+    if len(first) < len(outcomes):
+        outcomes, free = first, 0  # who has results left takes nothing new: what these made ready is for others
     strays = await _strays(db, room) if began_s < room.unsure_until_s else []
     try:
         slots = max(free, 0)

@@ -214,7 +214,8 @@ class Promotion:
     def _parent(self, child: Child, parent: Resolution) -> ParentResolution:
         when = (child.edge_conditions or {}).get(str(parent.no))
         outcome = ParentOutcome.SUCCEEDED if parent.succeeded else ParentOutcome.SKIPPED
-        return ParentResolution(parent.no, parent.name, outcome, _value(parent.output), when)
+        output = None if when is None else _value(parent.output)  # no other rule looks at it, and it may be large
+        return ParentResolution(parent.no, parent.name, outcome, output, when)
 
     async def _context(
         self, conn: Connection, run: RunKey, child: Child, parents: Sequence[Resolution]

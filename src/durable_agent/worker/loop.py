@@ -127,7 +127,9 @@ class Worker:
                 await asyncio.sleep(random.random() * min(2.0, 0.05 * 2.0 ** min(failures, 6)))
                 continue
             failures = 0
-            self._answer(batch, answer.verdicts)
+            told = len(answer.verdicts)
+            self._outcomes[:0] = batch[told:]
+            self._answer(batch[:told], answer.verdicts)
             self._start(group, answer.claims, asked_s)
             begun = bool(answer.claims)
             if looks and answer.more and not self.draining and self.concurrency > len(self.running):
