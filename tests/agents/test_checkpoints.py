@@ -186,6 +186,29 @@ async def test_checkpoints_of_several_attempts_are_committed_together_and_each_i
     assert found == [("2",), ("3",), ("4",), ("5",), ("6",), ("7",)]
 
 
+@pytest.mark.parametrize(
+    ("values", "together"),
+    [({"x": [1]}, True), ({"x": ["y" * 100_000]}, False), ({"text": "y" * 100_000}, False)],
+)
+async def test_a_large_checkpoint_goes_alone_wherever_its_size_lies(
+    stage: Stage, values: dict[str, Any], together: bool
+) -> None:
+    claim, ran = await stage.claim(), list[str]()
+
+    class Told(Together):
+        async def run(self, query: str, params: Any) -> list[Any]:
+            ran.append(query)
+            return await super().run(query, params)
+
+    pools = stage.engine.pools
+    await saver_of(stage, claim)
+    fence = Fence(pools, claim.lease, Told(pools))
+    saver = FencedSaver(fenced=lambda: fence, reading=pools.reading)
+    await put(saver, "t", **values)
+    assert bool(ran) is together
+    assert await kept(saver, "t") == values
+
+
 async def test_the_effects_of_a_task_are_done_with_when_its_own_writes_are_stored(stage: Stage) -> None:
     claim, go_on = await stage.claim(), threading.Event()
 

@@ -11,6 +11,7 @@ Whatever a later version of the stock saver does beside the writes named here me
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ from typing import Any, Final, LiteralString, cast
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, pq, sql
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import JsonbBinaryLoader
+from psycopg.types.json import Jsonb, JsonbBinaryLoader
 
 from durable_agent.db.pool import TRANSIENT, first_line
 from durable_agent.errors import DatabaseUnavailable, FatalError, SchemaMismatch
@@ -282,9 +283,12 @@ class FencedSaver(AsyncPostgresSaver):
                 pass
             case _:
                 return None
-        if len(blobs) > _MOST_BLOBS:
+        *names, state, about = row
+        if len(blobs) > _MOST_BLOBS or not isinstance(state, Jsonb) or not isinstance(about, Jsonb):
             return None
-        given = dict(zip(("thread", "ns", "id", "parent", "checkpoint", "metadata"), row, strict=True))
+        # As text it shows how large it is: what is a text itself lies within.
+        given = {"checkpoint": json.dumps(state.obj), "metadata": json.dumps(about.obj)}
+        given |= dict(zip(("thread", "ns", "id", "parent"), names, strict=True))
         for no, (_, _, *blob) in enumerate(blobs):
             for name, value in zip(_BLOB_COLUMNS, blob, strict=True):
                 given[f"{name}{no}"] = value
