@@ -6,8 +6,11 @@ import asyncio
 from typing import Any
 
 import psycopg
+import pytest
+from psycopg import generators
 
 from durable_agent.db.arrays import literals
+from durable_agent.db.pool import Database
 from durable_agent.engine.journal import JOURNAL, QUEUE
 from tests.support.runs import Engine, ok, run_of, step
 
@@ -29,6 +32,25 @@ async def test_a_run_that_changed_while_it_was_waited_for_is_locked_as_it_is_now
     with psycopg.connect(engine.url) as other:
         places = other.execute("select id, ctid::text from runs order by id").fetchall()
     assert [(row[1], row[-1]) for row in rows] == places
+
+
+async def test_whoever_is_frozen_while_it_sends_holds_its_locks_for_a_while_only(engine: Engine) -> None:
+    run = await engine.submit(run_of(step("a")))
+    async with Database.open(engine.url, size=1, statement_timeout_s=0.3) as db, db.transaction() as conn:
+        if conn.info.server_version < 170000:
+            pytest.skip("PostgreSQL has no transaction_timeout before 17")
+        pg = conn.pgconn
+        pg.enter_pipeline_mode()
+        for text in (b"begin", b"select from runs for update"):
+            pg.send_query_params(text, None)
+        pg.send_flush_request()
+        while pg.flush():
+            pass
+        for _ in range(2):  # both were carried out, and no sync says that more will not come
+            await conn.wait(generators.fetch_many(pg))
+        with psycopg.connect(engine.url, autocommit=True) as other:
+            await asyncio.to_thread(other.execute, "select from runs where id = %s for update", (run,))
+        await conn.close()
 
 
 async def test_a_claim_of_runs_that_changed_while_they_were_looked_at_returns_what_their_parents_said(

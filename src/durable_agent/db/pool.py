@@ -149,8 +149,12 @@ class Database:
 
     async def _configure_engine(self, conn: Connection) -> None:
         await self._configure(conn)
-        if not self.pooled:
-            await conn.execute(ENGINE_SETTINGS)
+        if self.pooled:
+            return
+        await conn.execute(ENGINE_SETTINGS)
+        if conn.info.server_version >= 170000:
+            # One that is frozen while it sends is neither idle nor at a statement, and holds its locks all the same.
+            await conn.execute("select set_config('transaction_timeout', %s, false)", (self._timeout_ms,))
 
     async def _configure(self, conn: Connection) -> None:
         self.pooled = not await _prepares(conn)
