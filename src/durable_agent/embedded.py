@@ -157,8 +157,7 @@ class EmbeddedPostgres:
                 self.bin_dir = self._binaries()
                 if not (self.cluster / "PG_VERSION").exists():
                     self._init()
-                if self.pid is not None:
-                    self._ctl("stop", "-m", "fast")
+                self._end("fast")
                 self._watch()
                 self._start_server()
                 self._prepare()
@@ -168,19 +167,12 @@ class EmbeddedPostgres:
             return self.urls
 
     def stop(self, mode: str = "fast") -> None:
-        """End the server (`smart`, `fast`, `immediate`) and give the directory up; harmless unless we started it.
-
-        One that does not end in time, as when it recovers from a fault of its own, is ended at once.
-        """
+        """End the server (`smart`, `fast`, `immediate`) and give the directory up; harmless unless we started it."""
         with self._guard:
             if self._lock is None:
                 return
             try:
-                if self.pid is not None:
-                    with contextlib.suppress(EmbeddedPostgresError):
-                        self._ctl("stop", "-m", mode)
-                if self.pid is not None:
-                    self._ctl("stop", "-m", "immediate")
+                self._end(mode)
             finally:
                 self._dismiss()
                 self._lock.close()
@@ -190,8 +182,8 @@ class EmbeddedPostgres:
     def restart(self, mode: str = "immediate") -> None:
         """Stop the server, by default as a crash would, and start it on the same port; the owner stays."""
         with self._guard:
-            if self._lock is not None and self.pid is not None:
-                self._ctl("stop", "-m", mode)
+            if self._lock is not None:
+                self._end(mode)
             self.ensure()
 
     def ensure(self) -> bool:
@@ -369,6 +361,14 @@ class EmbeddedPostgres:
                     pipe.write(b".")
             self._watchdog.wait()
         self._watchdog = None
+
+    def _end(self, mode: str) -> None:
+        """End the server if it runs; at once if it does not end in time, as when it recovers from a fault of its own."""
+        if self.pid is not None:
+            with contextlib.suppress(EmbeddedPostgresError):
+                self._ctl("stop", "-m", mode)
+        if self.pid is not None:
+            self._ctl("stop", "-m", "immediate")
 
     def _ctl(self, verb: str, *arguments: str) -> None:
         self._run("pg_ctl", verb, "-D", str(self.cluster), "-w", "-t", str(START_TIMEOUT_S), *arguments)

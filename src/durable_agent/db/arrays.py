@@ -21,12 +21,18 @@ def literal(column: Sequence[Any]) -> str:
     One of nothing but None is the empty array: `unnest` fills it up beside a longer one.
     """
     kinds = set(map(type, column))
-    if len(kinds) == 1 and (whole := _WHOLE.get(next(iter(kinds)))) is not None:
-        return whole(column)
-    # Some are None, of several kinds of numbers, or of an enumeration, which is of texts.
-    kind = next((kind for kind in kinds if kind in _ONE), str)
-    one = _ONE[kind]
-    return "{" + ",".join(["null" if value is None else one(value) for value in column]) + "}"
+    nulls = NoneType in kinds
+    kinds.discard(NoneType)
+    if not kinds:
+        return "{}"
+    kind = (
+        kinds.pop()
+    )  # numbers of several kinds look alike, and what has no rendering of its own is an enumeration of texts
+    if kind is str and not nulls:
+        return _texts(column)
+    one = _RENDERINGS.get(kind, _text)
+    texts = ["null" if value is None else one(value) for value in column] if nulls else map(one, column)
+    return "{" + ",".join(texts) + "}"
 
 
 def _texts(column: Sequence[str]) -> str:
@@ -44,20 +50,7 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _numbers(column: Sequence[float]) -> str:
-    return "{" + ",".join(map(repr, column)) + "}"
-
-
-_WHOLE: Final[dict[type, Callable[[Sequence[Any]], str]]] = {
-    NoneType: lambda _: "{}",
-    int: _numbers,
-    float: _numbers,
-    bool: _numbers,
-    str: _texts,
-    UUID: lambda column: "{" + ",".join([value.bytes.hex() for value in column]) + "}",
-    bytes: lambda column: '{"\\\\x' + '","\\\\x'.join(map(bytes.hex, column)) + '"}',
-}
-_ONE: Final[dict[type, Callable[[Any], str]]] = {
+_RENDERINGS: Final[dict[type, Callable[[Any], str]]] = {
     int: repr,
     float: repr,
     bool: repr,
