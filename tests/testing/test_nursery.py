@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,15 @@ def main(modules):
 """
 
 
+def begun(kind: type[Nursery], path: Path) -> Nursery:
+    (path / "child.py").write_text(CHILD)
+    return kind("child:main", ["json"], {"PYTHONPATH": str(path)}, log=path / "log")
+
+
 @pytest.fixture
 def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    (tmp_path / "child.py").write_text(CHILD)
-    made = Nursery("child:main", ["json"], {"PYTHONPATH": str(tmp_path)}, log=tmp_path / "log")
-    yield made
-    made.close()
+    with closing(begun(Nursery, tmp_path)) as made:
+        yield made
 
 
 def code_of(nursery: Nursery, pid: int) -> int:
@@ -71,3 +75,20 @@ def test_a_child_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
         made.spawn({})
     made.close()
     assert "No module named 'no_such_module'" in (tmp_path / "log").read_text()
+
+
+class DiesAfterALook(Nursery):
+    """One whose children end as soon as they were seen running."""
+
+    def ended(self, pid: int) -> int | None:
+        told = super().ended(pid)
+        if told is None:
+            os.kill(pid, signal.SIGTERM)
+            while super().ended(pid) is None:
+                pass
+        return told
+
+
+def test_a_child_may_end_by_itself_while_it_is_killed(tmp_path: Path) -> None:
+    with closing(begun(DiesAfterALook, tmp_path)) as nursery:
+        nursery.kill(nursery.spawn({"HOW": "stays"}))

@@ -115,8 +115,9 @@ async def _points(stage: _Stage, report: CrashReport, side: str, abreast: int, m
     """Go on from commit to commit until a run ends with its worker alive: there was no such commit any more."""
     commit = 1
     while len(report.points) < most:
-        batch = [stage.play(number, side) for number in range(commit, commit + abreast)]
-        played = await asyncio.gather(*batch)
+        async with asyncio.TaskGroup() as group:  # when one fails, the others end before their nursery does
+            batch = [group.create_task(stage.play(number, side)) for number in range(commit, commit + abreast)]
+        played = [task.result() for task in batch]
         report.points += [one for one in played if one.commit]
         if any(one.commit == 0 for one in played):
             return

@@ -1,8 +1,9 @@
 """A process that has loaded everything and forks children on demand: one that is to be killed then costs a fork, not a start of
 Python.
 
-It reads a line of environment from its standard input, forks a child that runs in it, and answers with the child's pid; a pid
-it answers with how that child ended, or null. It dies with its parent, and its children with it.
+It reads lines of JSON from its standard input and answers each with one: `["spawn", environment]` with the pid of a child
+forked into it, `["ended", pid]` with how that child ended, or null, and `["kill", pid]` with the same, the child told to end if
+it has not. It dies with its parent, and its children with it.
 """
 
 from __future__ import annotations
@@ -49,19 +50,19 @@ class Nursery:
 
     def spawn(self, environment: Mapping[str, str]) -> int:
         """Return the pid of a new child, in the nursery's environment with this one over it."""
-        return int(self._ask(dict(environment)))
+        return int(self._ask("spawn", dict(environment)))
 
     def ended(self, pid: int) -> int | None:
         """Return how a child ended (a signal as a negative number), None while it runs. Its pid is its own until then."""
-        told = self._ask(pid)
-        return None if told is None else int(told)
+        return _code(self._ask("ended", pid))
 
     def kill(self, pid: int) -> None:
         """Kill a child, if it runs still; it is gone when this returns."""
-        if self.ended(pid) is None:
-            os.kill(pid, signal.SIGKILL)
-        while self.ended(pid) is None:
+        # The nursery sends the signal: nobody else can be sure that a child which ends by itself just then still has its pid.
+        code = _code(self._ask("kill", pid))
+        while code is None:
             time.sleep(0.001)
+            code = self.ended(pid)
 
     def close(self) -> None:
         """End the nursery and with it every child."""
@@ -71,18 +72,22 @@ class Nursery:
             assert pipe is not None
             pipe.close()
 
-    def _ask(self, what: Any) -> Any:
+    def _ask(self, what: str, of: Any) -> Any:
         asked, told = self._process.stdin, self._process.stdout
         assert asked is not None
         assert told is not None
         line = ""
         with self._lock, suppress(BrokenPipeError):
-            asked.write(json.dumps(what) + "\n")
+            asked.write(json.dumps([what, of]) + "\n")
             asked.flush()
             line = told.readline()
         if not line:
             raise RuntimeError(f"the process that forks workers has ended with {self._process.wait()}")
         return json.loads(line)
+
+
+def _code(told: Any) -> int | None:
+    return None if told is None else int(told)
 
 
 def main() -> None:
@@ -94,8 +99,10 @@ def main() -> None:
     codes: dict[int, int] = {}
     signal.signal(signal.SIGCHLD, lambda *_: _bury(codes))
     for line in sys.stdin:
-        asked = json.loads(line)
-        answer = codes.get(asked) if isinstance(asked, int) else _fork(run, modules, asked, codes)
+        what, of = json.loads(line)
+        if what == "kill":
+            _kill(of, codes)
+        answer = _fork(run, modules, of, codes) if what == "spawn" else codes.get(of)
         print(json.dumps(answer), flush=True)
 
 
@@ -104,6 +111,14 @@ def _bury(codes: dict[int, int]) -> None:
     with suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
             codes[found[0]] = os.waitstatus_to_exitcode(found[1])
+
+
+def _kill(pid: int, codes: dict[int, int]) -> None:
+    """Kill a child that is not buried: while none is, a pid is its own, if only as a zombie's."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+    if pid not in codes:
+        os.kill(pid, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
 
 
 def _fork(
