@@ -51,6 +51,7 @@ def test_it_is_told_how_a_child_ended(nursery: Nursery, tmp_path: Path, how: str
     assert code_of(nursery, nursery.spawn({"HOW": how})) == code
     said = (tmp_path / "log").read_text()
     assert f"['json'] {how}\n" in said
+    assert "RuntimeWarning" not in said
     assert ("ValueError: what went wrong" in said) is (how == "wrong")
 
 

@@ -8,7 +8,7 @@ import runpy
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -21,7 +21,9 @@ from durable_agent.cli.runs import url_of
 from durable_agent.cli.story import Story
 from durable_agent.cli.tree import RunTree, console, line_of
 from durable_agent.errors import InvalidRequest
-from durable_agent.flow.builder import Graph
+
+if TYPE_CHECKING:
+    from durable_agent.flow.builder import Graph
 
 
 def start(
@@ -81,6 +83,8 @@ def _body(path: str) -> dict[str, Any]:
 
 def _graph_in(path: str) -> Graph:
     """Return the one graph that a Python file defines; the file is run, as a worker would import it."""
+    from durable_agent.flow.builder import Graph  # no other command needs it
+
     try:
         found = runpy.run_path(path)
     except OSError as error:
