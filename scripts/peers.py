@@ -5,8 +5,8 @@
     python scripts/peers.py --json FILE --markdown FILE      the result files
 
 Each system is installed once, from the exact versions in `scripts/peers/versions.toml`, in an environment of its own. Each
-measurement gets an empty database, two worker processes of 50 where the system has the notion, and its documents' settings; the
-systems take turns, in another order every round. One that cannot be installed, fails or hangs is said to, and the others go on.
+measurement gets an empty database, two worker processes of 50 where the system has the notion, and its documents' settings
+(durable-agent also with the 200 slots that its own advise for steps of milliseconds, in a row of its own); the systems take turns, in another order every round. One that cannot be installed, fails or hangs is said to, and the others go on.
 What each stores for a step is told with the table: the figures are no better than that is alike. How it is timed: `peers/driver.py`.
 """
 
@@ -35,10 +35,11 @@ from durable_agent.cli.processes import dying_with
 from durable_agent.embedded import EmbeddedPostgres, ServerUrls
 
 HERE: Final = Path(__file__).resolve().parent / "peers"
-OURS: Final = "durable-agent"
+# As installed, and with as many slots as its documents advise for steps of milliseconds.
+OURS: Final = {"durable_agent": "durable-agent", "durable_agent_200": "durable-agent, 200 slots"}
 # By the name one asks for: the name it goes by.
 PEERS: Final = {
-    "durable_agent": OURS, "restate": "Restate", "absurd": "absurd", "langgraph": "LangGraph + Postgres saver", "dbos": "DBOS",
+    **OURS, "restate": "Restate", "absurd": "absurd", "langgraph": "LangGraph + Postgres saver", "dbos": "DBOS",
     "pgqueuer": "PgQueuer", "procrastinate": "procrastinate",
 }  # fmt: skip
 # Runs of each shape; W4: runs one after the other, W6: kills.
@@ -150,7 +151,7 @@ def environments(names: Sequence[str], directory: Path) -> tuple[dict[str, Path]
     pythons, missing = {}, {}
     asked = wanted(HERE / "versions.toml")
     for name in names:
-        if name == "durable_agent":
+        if name in OURS:
             pythons[name] = Path(sys.executable)
             continue
         print(f"installing {name} …", file=sys.stderr, flush=True)
@@ -185,10 +186,10 @@ def run(plan: Plan, missing: dict[str, str], given: argparse.Namespace) -> int:
                 print(f"round {no + 1} {shape} {PEERS[name]}: {figures}", file=sys.stderr, flush=True)
             known = facts(plan, server, time.monotonic() - began_s) | {"load before": round(load, 2)}
     made_rows = rows(found, missing)
-    best = ratios(made_rows, plan.shapes, OURS)
+    best = [(shape, own, *told) for own in OURS.values() for shape, told in ratios(made_rows, plan.shapes, own).items()]
     text = "\n\n".join([
         table(made_rows, plan.shapes),
-        "\n".join(f"{shape}: {ratio:.1f} × the best of the others that keep a step's result ({whose})" for shape, (ratio, whose) in best.items()),
+        "\n".join(f"{shape}, {own}: {ratio:.1f} × the best of the others that keep a step's result ({whose})" for shape, own, ratio, whose in best),
         remarks(made_rows, plan.shapes),
         f"Medians of {plan.repeat}; every shape with an empty database; PostgreSQL {known['postgresql']} with the embedded server's "
         f"settings, fsync on; {known['cores']} cores shared by client, workers and servers, load {known['load before']} before; all "

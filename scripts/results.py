@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from harness.comparison import Told, cell, ratios, rows
+from harness.comparison import Row, Told, cell, ratios, rows
 
 RESULTS: Final = Path(__file__).resolve().parent.parent / "docs" / "results"
 HEAD: Final = """# Results
@@ -53,15 +54,9 @@ def said(kind: str, told: dict[str, Any]) -> str:
         case "peers":
             found = rows([Told(**one) for one in told["told"]], told["not installed"])
             shapes = tuple(told["counts"])
-            best = {
-                shape: f" ({ratio:.1f} × {whose})"
-                for shape, (ratio, whose) in ratios(found, shapes, found[0].peer).items()
-            }
-            ours = ", ".join(f"{shape} {cell(found[0], shape)}{best.get(shape, '')}" for shape in shapes)
             failed = sum(one["failed"] is not None for one in told["told"])
-            return (
-                f"{len(found)} systems, {told['repeat']} rounds, {failed} measurements failed; {found[0].peer}: {ours}"
-            )
+            ours = [_beside(row, found, shapes) for row in found if row.peer.startswith("durable-agent")]
+            return "; ".join([f"{len(found)} rows, {told['repeat']} rounds, {failed} measurements failed", *ours])
         case "bench":
             return "; ".join(f"{name}: {ratio} ×" for name, ratio in told["ratios"].items())
         case "soak":
@@ -72,6 +67,13 @@ def said(kind: str, told: dict[str, Any]) -> str:
             )
         case _:
             return ""
+
+
+def _beside(row: Row, found: Sequence[Row], shapes: Sequence[str]) -> str:
+    """Return one row of the comparison, with its ratios to the best of the others."""
+    best = {shape: f" ({ratio:.1f} × {whose})" for shape, (ratio, whose) in ratios(found, shapes, row.peer).items()}
+    told = [f"{shape} {cell(row, shape)}{best.get(shape, '')}" for shape in shapes if not row.absent(shape)]
+    return f"{row.peer}: {', '.join(told)}"
 
 
 def page() -> str:

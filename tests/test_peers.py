@@ -117,9 +117,19 @@ def test_the_ratio_is_to_the_best_of_those_that_keep_a_result():
     assert ratios(found, ["W1", "W4"], "durable-agent") == {"W1": (pytest.approx(9000.4 / 900), "absurd")}
 
 
+def test_a_system_with_other_settings_is_no_other_system():
+    many = said({**OURS, "peer": "durable-agent, 200 slots"}, **{"steps/s": 12000.0})
+    found = rows([said(OURS), many, said(ABSURD)], {})
+    told = {own: ratios(found, ["W1"], own)["W1"] for own in ("durable-agent", "durable-agent, 200 slots")}
+    assert told == {
+        "durable-agent": (pytest.approx(9000.4 / 900), "absurd"),
+        "durable-agent, 200 slots": (pytest.approx(12000 / 900), "absurd"),
+    }
+
+
 def test_every_system_has_a_module_and_exact_versions(peers: ModuleType):
     asked = wanted(SCRIPTS / "peers" / "versions.toml")
-    assert set(asked) | {"durable_agent"} == set(peers.PEERS)
+    assert set(asked) | set(peers.OURS) == set(peers.PEERS)
     assert {path.stem.removeprefix("on_") for path in (SCRIPTS / "peers").glob("on_*.py")} == set(peers.PEERS)
     loose = [one for each in asked.values() for one in each.python if one.count("==") != 1]
     assert loose == []

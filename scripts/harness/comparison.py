@@ -187,11 +187,15 @@ def remarks(found: Sequence[Row], shapes: Sequence[str]) -> str:
 
 
 def ratios(found: Sequence[Row], shapes: Sequence[str], ours: str) -> dict[str, tuple[float, str]]:
-    """Return, for each drain, our rate to the best of the others that keep a step's result, and whose that is."""
+    """Return, for each drain, our rate to the best of the others that keep a step's result, and whose that is.
+
+    A system with other settings (its name, a comma, what is other) is no other system.
+    """
     result: dict[str, tuple[float, str]] = {}
     for shape in (one for one in shapes if one in ("W1", "W2", "W3")):
         rates = {row.peer: rate for row in found if row.keeps and (rate := row.medians(shape).get("steps/s"))}
-        own = rates.pop(ours, None)
+        own = rates.get(ours)
+        rates = {peer: rate for peer, rate in rates.items() if peer.partition(",")[0] != ours.partition(",")[0]}
         if own and rates:
             best = max(rates, key=lambda peer: rates[peer])
             result[shape] = (own / rates[best], best)

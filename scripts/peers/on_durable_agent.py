@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -30,6 +30,7 @@ _LEFT = "select exists (select 1 from runs where status in ('pending', 'running'
 class OnDurableAgent(Peer):
     """Runs are submitted 500 a transaction, as in `make bench`."""
 
+    slots: ClassVar[int] = SLOTS
     about = About(
         name="durable-agent",
         packages=("durable-agent", "psycopg", "uvloop"),
@@ -44,7 +45,7 @@ class OnDurableAgent(Peer):
     def serve(self, worker: str) -> None:
         os.environ.update(
             DATABASE_URL=self.url, DATABASE_DIRECT_URL=self.url, DURABLE_AGENT_LOG_LEVEL="warning",
-            MAX_CONCURRENT_TASKS=str(SLOTS), PEER_FOLDER=str(self.folder),
+            MAX_CONCURRENT_TASKS=str(self.slots), PEER_FOLDER=str(self.folder),
         )  # fmt: skip
         threading.Thread(target=self._announced, args=(worker,), daemon=True).start()
         worker_process(read_settings(worker_id=worker), ["engine_tools"])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -84,7 +84,8 @@ class DiesAfterALook(Nursery):
     def ended(self, pid: int) -> int | None:
         told = super().ended(pid)
         if told is None:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
             while super().ended(pid) is None:
                 pass
         return told
