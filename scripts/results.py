@@ -16,7 +16,8 @@ HEAD: Final = """# Results
 What the long runs said, as they wrote it: each file has its seed, versions, machine and commit (`+`: the tree differed from it).
 Made by `make campaigns`, and by `make models`, `simulate`, `interleave`, `mutants`, `peers`, `soak` with `--json`; this page by
 `scripts/results.py`. `peers-recovery` is W6 once more, with a second after each replacement: in `peers` the survivor may be the
-one that has just started, who judges nobody yet.
+one that has just started, who judges nobody yet. `peers-drains` is the drains once more, also with 200 slots, beside the best other
+that keeps a step's result, in a slow hour; its seventh round was disturbed and is left out.
 
 | file | commit | when, UTC | what it says |
 | --- | --- | --- | --- |
