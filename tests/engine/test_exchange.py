@@ -48,8 +48,7 @@ async def test_a_join_is_promoted_once_whatever_the_order_of_its_parents(engine:
     names = [f"p{n}" for n in range(width)]
     run = await engine.submit(run_of(*(step(n) for n in names), step("join", *names)))
     hands = [engine.hand(f"w{n}") for n in range(4)]
-    claims = await hands[0].claim(width)
-    shares = [claims[n::4] for n in range(4)]
+    shares = [await hand.claim(width // 4) for hand in hands]
     await asyncio.gather(*(hand.settle(ok(claim)) for hand, own in zip(hands, shares, strict=True) for claim in own))
     ready = [event for event in await engine.events(run) if event == ("step.ready", "join")]
     assert len(ready) == 1

@@ -50,6 +50,16 @@ async def test_a_sound_engine_has_no_findings(engine: Engine, database: Database
     assert all(finding.advice == "" for check, finding in findings.items() if check not in OF_THE_SUITE)
 
 
+async def test_what_only_the_history_checker_derives_is_found_too(engine: Engine, database: Database) -> None:
+    engine.runs.remove(run := await engine.submit(run_of(step("a"))))
+    (claim,) = await engine.hand("w0").claim()
+    await engine.hand("w1").succeed(claim)  # the rows and the fold have nothing against a token that was passed on
+    finding = (await doctor(database))["histories"]
+    assert (finding.level, finding.fact) == (
+        Level.FAIL, f"1 faults in 1 runs: run {run}: I2: step 'a': step.succeeded by w1, and w0 holds the lease"
+    )  # fmt: skip
+
+
 PLANTED = {
     "a waiting step whose parents are done": (
         "stranded steps",

@@ -33,7 +33,16 @@ async def export_lines(
     All lines are of one moment: they are read in one snapshot. With `artifacts` the results that lie there are in it, too.
     Raises NotFound.
     """
-    async with db.reading() as conn, conn.transaction():
+    async with db.reading() as conn:
+        async for line in lines_of(conn, tenant, run_id, artifacts):
+            yield line
+
+
+async def lines_of(
+    conn: Connection, tenant: Tenant, run_id: UUID, artifacts: Artifacts | None = None
+) -> AsyncIterator[bytes]:
+    """As `export_lines`, over a connection that has no transaction open."""
+    async with conn.transaction():
         await conn.execute("set transaction isolation level repeatable read, read only")
         run = await reads.run(conn, tenant, run_id)
         if run is None:
@@ -92,6 +101,14 @@ def verify_export(lines: Iterable[bytes]) -> tuple[UUID, int]:
 
     Raises ChainBroken with the first event that does not fit, NotAnExport.
     """
+    run_id, count, faults = faults_in(lines)
+    if faults:
+        raise ChainBroken(count, faults[0])
+    return run_id, count
+
+
+def faults_in(lines: Iterable[bytes]) -> tuple[UUID, int, list[str]]:
+    """As `verify_export`, with all that the rows have against the events in place of an exception for the first of it."""
     found = parse_export(lines)
     try:
         run_id, head = UUID(found.run["id"]), bytes.fromhex(found.run["chain"])
@@ -104,9 +121,7 @@ def verify_export(lines: Iterable[bytes]) -> tuple[UUID, int]:
         faults += row_faults(found.run, found.steps, stored) + effect_faults(found.effects, found.waits, stored)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ChainBroken(len(found.events) + 1, f"a line of the run or of a step was altered: {error}") from None
-    if faults:
-        raise ChainBroken(count, faults[0])
-    return run_id, count
+    return run_id, count, faults
 
 
 def parse_export(lines: Iterable[bytes]) -> Export:
