@@ -324,6 +324,7 @@ def _measure_drains(
             for slots, zygote in zygotes.items():
                 told = name if slots == SLOTS else f"{name}, {slots} slots"
                 rates[told].append(bench.drain(zygote, specs()))
+                rates[f"{key}, {slots} slots: kB of WAL a step"].append(bench.wal_bytes / 1000)
                 ratios[told].append(rates[told][-1] / pair)
         if "W7" in wanted:
             zygote = zygotes[SLOTS]

@@ -57,6 +57,7 @@ class Bench:
             "DATABASE_URL": self.url, "DATABASE_DIRECT_URL": self.url, "DURABLE_AGENT_LOG_LEVEL": "warning",
         }  # fmt: skip
         self.directory = directory
+        self.wal_bytes = 0.0
         self._stack = stack
 
     def _sound(self) -> None:
@@ -126,7 +127,8 @@ class Bench:
     def drain(self, zygote: Zygote, specs: Sequence[RunSpec], *, keep: bool = False) -> float:
         """Return steps a second from the first claim to the last success, of workers that are warm when the work is there.
 
-        They run a little of the same kind, are stopped (SIGSTOP) while the work is submitted, and go on.
+        They run a little of the same kind, are stopped (SIGSTOP) while the work is submitted, and go on. `wal_bytes` is then
+        what a step wrote to the log ahead, without its submission.
         """
         if not keep:
             self.clean()
@@ -139,10 +141,12 @@ class Bench:
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
             run(self.fill(specs))
-            mark = self.query("select clock_timestamp()")[0][0]
+            mark, lsn = self.query("select clock_timestamp(), pg_current_wal_insert_lsn()")[0]
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
             self.until(ended, 0, every_s=0.5)  # the events say when; who looks often takes what is measured
+            ((written,),) = self.query("select (pg_current_wal_insert_lsn() - %s::pg_lsn)::float8", lsn)
+            self.wal_bytes = written / steps
         ((low, high),) = self.query(
             "select min(at) filter (where type = 'step.claimed'), max(at) filter (where type = 'step.succeeded') "
             "from events where at > %s",
