@@ -6,7 +6,8 @@
 
 Each system is installed once, from the exact versions in `scripts/peers/versions.toml`, in an environment of its own. Each
 measurement gets an empty database, two worker processes of 50 where the system has the notion, and its documents' settings
-(durable-agent also with the 200 slots that its own advise for steps of milliseconds, in a row of its own); the systems take turns, in another order every round. One that cannot be installed, fails or hangs is said to, and the others go on.
+(durable-agent also with the 200 slots that its own advise for steps of milliseconds, in a row of its own); the systems take
+turns, in another order every round. One that cannot be installed, fails or hangs is said to, and the others go on.
 What each stores for a step is told with the table: the figures are no better than that is alike. How it is timed: `peers/driver.py`.
 """
 

@@ -18,7 +18,7 @@ class OnDurableAgent200(OnDurableAgent):
     about = replace(
         OnDurableAgent.about,
         name="durable-agent, 200 slots",
-        settings=("MAX_CONCURRENT_TASKS=200, the rest as installed", "submitted in the process, not over HTTP"),
+        settings=("MAX_CONCURRENT_TASKS=200, the rest as installed", *OnDurableAgent.about.settings[1:]),
         absent=dict.fromkeys(("W4", "W5", "W6"), _SAME),
         notes={},
     )

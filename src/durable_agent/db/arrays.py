@@ -25,9 +25,8 @@ def literal(column: Sequence[Any]) -> str:
     kinds.discard(NoneType)
     if not kinds:
         return "{}"
-    kind = (
-        kinds.pop()
-    )  # numbers of several kinds look alike, and what has no rendering of its own is an enumeration of texts
+    # Numbers of several kinds look alike, and what has no rendering of its own is an enumeration of texts.
+    kind = kinds.pop()
     if kind is str and not nulls:
         return _texts(column)
     one = _RENDERINGS.get(kind, _text)

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import orjson
 
-from durable_agent.core.events import StoredEvent
 from durable_agent.core.records import Tenant
 from durable_agent.db.batch import once
 from durable_agent.db.pool import ENGINE_SETTINGS_HERE, Connection, Database
@@ -68,12 +67,3 @@ def frame(run_id: UUID, row: Mapping[str, Any]) -> dict[str, Any]:
         data.update(orjson.loads(row["detail"]))
     step = row.get("step")
     return {"seq": row["seq"], "type": row["type"], "run_id": str(run_id), "step": step, "at": row["at"], "data": data}
-
-
-def stored(row: Mapping[str, Any]) -> StoredEvent:
-    """Return an event as the chain sees it."""
-    detail = row["detail"]
-    return StoredEvent(
-        row["seq"], row["type"], row["step_no"], row["at"], row["data"].encode(),
-        detail.encode() if detail is not None else None, bytes(row["hash"]),
-    )  # fmt: skip

@@ -54,12 +54,13 @@ class Nursery:
 
     def ended(self, pid: int) -> int | None:
         """Return how a child ended (a signal as a negative number), None while it runs. Its pid is its own until then."""
-        return _code(self._ask("ended", pid))
+        code: int | None = self._ask("ended", pid)
+        return code
 
     def kill(self, pid: int) -> None:
         """Kill a child, if it runs still; it is gone when this returns."""
         # The nursery sends the signal: nobody else can be sure that a child which ends by itself just then still has its pid.
-        code = _code(self._ask("kill", pid))
+        code: int | None = self._ask("kill", pid)
         while code is None:
             time.sleep(0.001)
             code = self.ended(pid)
@@ -84,10 +85,6 @@ class Nursery:
         if not line:
             raise RuntimeError(f"the process that forks workers has ended with {self._process.wait()}")
         return json.loads(line)
-
-
-def _code(told: Any) -> int | None:
-    return None if told is None else int(told)
 
 
 def main() -> None:
