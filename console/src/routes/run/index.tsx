@@ -138,7 +138,7 @@ function Tabs({ view, onView, events }: { view: View; onView: (view: View) => vo
     document.getElementById(`tab-${next.view}`)?.focus();
   };
   return (
-    <div role="tablist" aria-label="Views of the run" className="-mb-1 flex gap-1 overflow-x-auto border-b">
+    <div role="tablist" aria-label="Views of the run" className="-mb-1 flex gap-1 overflow-x-auto shadow-[inset_0_-1px_0_var(--line)]">
       {VIEWS.map(({ view: one, label, icon: Picture }) => (
         <button
           key={one}
@@ -150,7 +150,7 @@ function Tabs({ view, onView, events }: { view: View; onView: (view: View) => vo
           tabIndex={one === view ? 0 : -1}
           onClick={() => onView(one)}
           onKeyDown={(event) => (event.key === "ArrowRight" ? move(1) : event.key === "ArrowLeft" ? move(-1) : undefined)}
-          className={`-mb-px flex h-9 items-center gap-1.5 border-b-2 px-3 whitespace-nowrap outline-offset-[-2px] ${one === view ? "border-accent font-medium text-ink" : "border-transparent text-soft hover:text-ink"}`}
+          className={`flex h-9 items-center gap-1.5 border-b-2 px-3 whitespace-nowrap outline-offset-[-2px] ${one === view ? "border-accent font-medium text-ink" : "border-transparent text-soft hover:text-ink"}`}
         >
           <Picture className="size-4 max-sm:hidden" aria-hidden />
           {label}
