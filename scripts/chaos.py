@@ -110,7 +110,7 @@ async def run(campaign: Campaign) -> int:
         report.violations.append(f"P4: {faults.deadlocks} deadlocks")
     if stack.place.postgres is not None:
         report.violations += [
-            f"PostgreSQL ended by a fault of its own: {line}" for line in stack.place.postgres.crashes()
+            f"PostgreSQL ended by a fault of its own: {line}" for line in campaign.crashes(stack.place.postgres)
         ]
     counts = {**campaign.figures(stack, report), **counted(campaign, stack, report, repeated)}
     result = {

@@ -197,6 +197,10 @@ class Campaign:
     async def calm(self, stack: Stack) -> None:
         """Undo what is left of the faults: everything must end now."""
 
+    def crashes(self, server: EmbeddedPostgres) -> list[str]:
+        """Return what the server's log tells of faults that the campaign is not the cause of."""
+        return server.crashes()
+
     async def checked(self, stack: Stack, db: Database) -> Report:
         """Return what the history checker says of every run that was acknowledged."""
         return await stack.load.checked(db)

@@ -62,7 +62,9 @@ class Run(Campaign):
             )  # fmt: skip
             stack.zygotes.update(dict.fromkeys(OUTSIDE, away))
         else:
-            print("no network namespace can be made here: loss of packets is left out")
+            print(
+                "no network namespace can be made here (it needs root, `ip` and `iptables`): loss of packets is left out"
+            )
         super().hire(stack)
 
     async def rage(self, stack: Stack, db: Database) -> None:
