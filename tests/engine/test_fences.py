@@ -135,6 +135,19 @@ async def test_a_claim_nobody_heard_of_is_given_back_at_the_next_exchange(engine
     assert (await engine.run(run))["status"] == "completed"
 
 
+async def test_a_manual_step_whose_lease_is_disowned_stays_in_doubt(engine: Engine, database: Database) -> None:
+    """What was done under it may have been lost with its record, so it is no claim that nobody heard of."""
+    await engine.submit(run_of(step("a")))
+    hand = engine.hand("w")
+    hand.room.offer = replace(hand.room.offer, effects={"noop": "manual"})
+    (claim,) = await hand.claim()
+    hand.room.disowned = frozenset({claim.lease.token, uuid4()})
+    await hand.exchange(free=0)
+    assert hand.room.disowned == frozenset()
+    (again,) = await hand.claim()
+    assert (again.lease.claim_no, again.in_doubt) == (2, True)
+
+
 async def test_an_exchange_that_was_broken_off_leaves_the_session_unsure(engine: Engine) -> None:
     run = await engine.submit(run_of(step("a")))
     hand = engine.hand("w")

@@ -267,6 +267,78 @@ async def test_what_an_outage_kept_from_being_settled_is_settled_after_it(
     assert (await engine.events(run)).count(("step.claimed", "a")) == 1
 
 
+class Truncated:
+    """A way to the engine whose database forgets the first result after it has acknowledged it, as a failover can."""
+
+    TABLES = ("runs", "steps", "queue", "events")
+
+    def __init__(self, backend: Backend, database: Database) -> None:
+        self.backend = backend
+        self.database = database
+        self.forgot = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
+        if not outcomes or self.forgot:
+            return await self.backend.exchange(outcomes, free=free, solo=solo)
+        self.forgot = True
+        for table in self.TABLES:
+            self.database.execute(f"create table kept_{table} as select * from {table}")
+        answer = await self.backend.exchange(outcomes, free=free, solo=solo)
+        for table in self.TABLES:
+            self.database.execute(f"delete from {table}")
+            self.database.execute(f"insert into {table} select * from kept_{table}")
+        assert answer.verdicts == (Verdict.OK,)
+        return answer
+
+
+async def test_a_lease_whose_end_the_database_forgot_is_given_back(
+    engine: Engine, settings: Settings, database: Database
+) -> None:
+    run = await engine.submit(run_of(step_of("a")))
+    stop = asyncio.Event()
+    given = settings.model_copy(update={"lease_ttl_s": 3600.0, "beat_s": 0.05})
+    process = asyncio.create_task(
+        worker_process(given, ["tests.support.tools"], stop=stop, wrap=lambda backend: Truncated(backend, database))  # type: ignore[arg-type, return-value]
+    )
+    claims = f"select count(*) from events e where e.run_id = '{run}' and e.type = 'step.claimed'"
+    try:
+        async with asyncio.timeout(20):
+            await until(database, f"select status || ({claims}) from runs where id = '{run}'", "completed2")
+    finally:
+        stop.set()
+        await process
+    told = [event for event in await engine.events(run) if event[1] == "a"]
+    assert told == [(f"step.{kind}", "a") for kind in ("ready", "claimed", "released", "claimed", "succeeded")]
+
+
+async def test_a_lease_that_is_on_its_way_to_an_attempt_is_not_given_back(tmp_path: Path) -> None:
+    worker = idle(tmp_path)
+    mine = frozenset({LEASE.token})
+    worker._asking = []  # an exchange is under way that took it
+    worker.beat(1.0, mine)
+    worker.beat(2.0, mine)
+    assert not worker._disowned
+    worker._asking, worker._exchanges = None, 1
+    task = await running(worker, since_s=2.5)
+    worker.beat(3.0, mine)
+    assert not worker._disowned
+    worker._outcomes.append(Released(LEASE))
+    del worker.running[LEASE.token]
+    worker.beat(4.0, mine)
+    worker.beat(5.0, mine)
+    assert not worker._disowned
+    worker._outcomes.clear()
+    worker.beat(6.0, mine)  # read before the exchange that settled it, perhaps
+    assert not worker._disowned
+    worker.beat(7.0, mine)
+    assert worker._disowned
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def test_what_an_exchange_leaves_unsettled_is_in_the_next_one(
     engine: Engine, settings: Settings, database: Database
 ) -> None:

@@ -112,6 +112,13 @@ class Backend(Gatekeeper, Audience, Protocol):
         """Return the tokens this session still owns."""
         ...
 
+    def disown(self, tokens: frozenset[Token]) -> None:
+        """Take note of leases of this session under which nothing runs here: the next exchange gives back those that are live.
+
+        What was done under them may have been lost with its record, so they are given back in doubt.
+        """
+        ...
+
     def fenced(self, lease: Lease) -> Any:
         """Return what writes to tables that are not the engine's while the lease is held (`engine.fence.Fence`)."""
         ...

@@ -53,7 +53,8 @@ class PostgresBackend:
         """See `core.port.Backend.exchange`."""
         try:
             known = self._room.turns or self._room.usual
-            if free > 0 and not known and not await look(self._db, self._room) and not outcomes:
+            idle = not outcomes and not self._room.disowned
+            if free > 0 and not known and not await look(self._db, self._room) and idle:
                 return NOTHING
             done = await self._exchange(outcomes, free=free, solo=solo)
         except (*TRANSIENT, LostRace) as error:
@@ -104,6 +105,10 @@ class PostgresBackend:
                 return frozenset(Token(row[0]) for row in await cursor.fetchall())
         except TRANSIENT as error:
             raise DatabaseUnavailable(f"the leases cannot be read: {first_line(error)}") from error
+
+    def disown(self, tokens: frozenset[Token]) -> None:
+        """See `core.port.Backend.disown`."""
+        self._room.disowned |= tokens
 
     async def passing(self, name: str, tokens: list[int], in_use: int) -> Passing:
         """See `core.port.Backend.passing`."""

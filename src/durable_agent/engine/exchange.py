@@ -37,6 +37,9 @@ from durable_agent.engine.routes import Routes
 from durable_agent.engine.settle import Reads, Settlement, read
 from durable_agent.engine.waiting import arrivals, open_waits, settle_waiting
 from durable_agent.errors import LostRace
+from durable_agent.telemetry import logger
+
+log = logger("exchange")
 
 SESSIONS = load("sessions")
 
@@ -53,7 +56,7 @@ class Room:
     `usual` is the only route there was work on when there last was any: a worker that is woken asks there without a
     look first. With several routes it looks, for then their order matters. `doubtful`: the last exchange may have been
     committed without an answer; `unsure_until_s`: one that began after `unsure_since_s` may be committed even now, by the
-    monotonic clock.
+    monotonic clock. `disowned`: leases under which the worker runs nothing.
     """
 
     offer: Offer
@@ -63,6 +66,7 @@ class Room:
     usual: tuple[Turn, ...] = ()
     round: int = 0
     held: dict[Token, Leased] = field(default_factory=dict)
+    disowned: frozenset[Token] = frozenset()
     doubtful: bool = False
     unsure_since_s: float = 0.0
     unsure_until_s: float = 0.0
@@ -152,12 +156,13 @@ async def exchange(
     """Settle the outcomes and claim up to `free` steps. See `core.port.Backend.exchange`.
 
     For a while after an exchange nobody heard the end of, leases that it may have taken are given back: no attempt knows of them.
+    So are leases that the worker disowned.
     """
     began_s = time.monotonic()
     first = room.first_of(outcomes)
     if len(first) < len(outcomes):
         outcomes, free = first, 0  # who has results left takes nothing new: what these made ready is for others
-    strays = await _strays(db, room) if began_s < room.unsure_until_s else []
+    strays = await _strays(db, room) if room.disowned or began_s < room.unsure_until_s else []
     try:
         slots = max(free, 0)
         shares = share(room.turns or room.usual, slots, after=room.round)
@@ -173,14 +178,21 @@ async def exchange(
 
 
 async def _strays(db: Database, room: Room) -> list[Released]:
+    now_s, disowned = time.monotonic(), room.disowned
+    # What was claimed before is somebody's, remembered here or not, unless the worker says that it is nobody's.
+    age_s = now_s - room.unsure_since_s + SLACK_S if now_s < room.unsure_until_s else 0.0
+    where = {"session": room.offer.session, "known": list(room.held), "age_s": age_s, "disowned": list(disowned)}
     async with db.transaction() as conn:
-        # What was claimed before is somebody's, remembered here or not.
-        age_s = time.monotonic() - room.unsure_since_s + SLACK_S
-        where = {"session": room.offer.session, "known": list(room.held), "age_s": age_s}
         rows = await (await conn.execute(SESSIONS.strays, where)).fetchall()
-    # Nothing was done under them; what was in doubt before, nobody remembers.
+    room.disowned -= disowned
+    for tenant, run, no, claim_no, token in rows:
+        log.warning("lease_given_back", tenant=tenant, run=str(run), step=no, claim_no=claim_no,
+                    reason="nothing runs under it here" if token in disowned else "nobody heard of its claim")  # fmt: skip
+    # Under a claim that nobody heard of nothing was done; what was in doubt before, nobody remembers.
     return [
-        Released(Lease(Tenant(tenant), RunId(run), no, claim_no, Token(token)), in_doubt=claim_no > 1)
+        Released(
+            Lease(Tenant(tenant), RunId(run), no, claim_no, Token(token)), in_doubt=claim_no > 1 or token in disowned
+        )
         for tenant, run, no, claim_no, token in rows
     ]
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from durable_agent.core.gate import Heard, Passing
 from durable_agent.core.port import Delta, ToolServer
-from durable_agent.core.records import Lease
+from durable_agent.core.records import Lease, Token
 from durable_agent.errors import FatalError
 from durable_agent.testing.state import FakeRun
 
@@ -38,6 +38,9 @@ class Absent:
         """Keep what was said with its run."""
         for delta in deltas:
             self.runs[delta.lease.run_id].said.append(delta.text)
+
+    def disown(self, tokens: frozenset[Token]) -> None:
+        """Take no note: nothing is ever forgotten."""
 
     def fenced(self, lease: Lease) -> Any:
         """Refuse: there is no database."""

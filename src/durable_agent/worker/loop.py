@@ -79,6 +79,10 @@ class Worker:
     _good_until_s: float = 0.0
     _beat_s: float = -math.inf
     _owned: frozenset[Token] = frozenset()
+    _asking: Sequence[Outcome] | None = None
+    _exchanges: int = 0
+    _astray: dict[Token, int] = field(default_factory=dict)
+    _disowned: bool = False
     _good: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -111,12 +115,13 @@ class Worker:
                 await self._gather()
             batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
             free = 0 if self.draining else self.concurrency - len(self.running)
-            if not batch and (free <= 0 or not self._look):
+            if not batch and not self._disowned and (free <= 0 or not self._look):
                 await self._sleep(deadline_s)
                 continue
             looks = self._looks(batch)
-            self._look = False
+            self._look = self._disowned = False
             asked_s = time.monotonic()
+            self._asking = batch
             try:
                 answer = await self.backend.exchange(batch, free=free if looks else 0, solo=not self._chanced())
             except DatabaseUnavailable as error:
@@ -126,6 +131,9 @@ class Worker:
                 log.info("exchange_failed", error=error.message, attempt=failures, outcomes=len(batch))
                 await asyncio.sleep(random.random() * min(2.0, 0.05 * 2.0 ** min(failures, 6)))
                 continue
+            finally:
+                self._asking = None
+                self._exchanges += 1
             failures = 0
             told = len(answer.verdicts)
             self._outcomes[:0] = batch[told:]
@@ -189,6 +197,7 @@ class Worker:
         self._owned = owned
         self._good.set()
         self.sync(owned, sent_s)
+        self._disown(owned)
 
     def unheard(self) -> None:
         """Take note that the heart lost its connection: its session may be suspected, and its leases taken within moments (R10)."""
@@ -202,6 +211,22 @@ class Worker:
                             claim_no=running.claim.lease.claim_no)  # fmt: skip
                 self.counters.leases_lost += 1
                 running.task.cancel("lease lost")
+
+    def _disown(self, owned: frozenset[Token]) -> None:
+        """Give back the leases that the session holds and nothing here runs under.
+
+        Such are left where the database forgot what it had acknowledged: their end, after a failover that lost the last commits,
+        or after a restore. The session lives, so nobody else would take them before their deadline. One beat is not enough to
+        tell: an exchange may be under way that took them.
+        """
+        known = self.running.keys() | {outcome.lease.token for outcome in (*self._outcomes, *(self._asking or ()))}
+        before, number = self._astray, self._exchanges + (self._asking is not None)
+        self._astray = {token: before.get(token, number) for token in owned if token not in known}
+        gone = frozenset(token for token, seen in self._astray.items() if token in before and self._exchanges >= seen)
+        if gone:
+            self.backend.disown(gone)
+            self._disowned = True
+            self._wake.set()
 
     def _start(self, group: asyncio.TaskGroup, claims: Sequence[Claim], asked_s: float) -> None:
         now_s = time.monotonic()

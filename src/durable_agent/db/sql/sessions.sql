@@ -25,10 +25,12 @@ select q.token from queue q where q.session = %(session)s and q.state = 'leased'
 select q.token from queue q where q.session = %(session)s and q.state = 'leased';
 
 -- name: strays
--- The leases that a session took within a time and does not know of. Index: queue_leased. Locks nothing.
+-- The leases that a session took within a time and does not know of, and those of some tokens. Index: queue_leased. Locks
+-- nothing.
 select q.tenant, q.run_id, q.no, q.claim_no, q.token
-from queue q where q.session = %(session)s and q.state = 'leased' and not q.token = any(%(known)s::uuid[])
-  and q.claimed_at > engine_now() - make_interval(secs => %(age_s)s);
+from queue q where q.session = %(session)s and q.state = 'leased'
+  and (q.token = any(%(disowned)s::uuid[])
+       or not q.token = any(%(known)s::uuid[]) and q.claimed_at > engine_now() - make_interval(secs => %(age_s)s));
 
 -- name: held
 -- A live lease, held against everybody who would end it until this transaction ends; no row when it is gone.

@@ -124,14 +124,16 @@ class Store:
         return frozenset(step.place.token for _, step in self._leased() if step.place and step.place.session == session
                          and step.place.token is not None)  # fmt: skip
 
-    def strays(self, session: UUID, known: Collection[Token], age_s: float) -> list[Lease]:
-        """Return the leases that a session took within a time and does not know of."""
+    def strays(self, session: UUID, known: Collection[Token], age_s: float, disowned: Collection[Token]) -> list[Lease]:
+        """Return the leases that a session took within a time and does not know of, and those of some tokens."""
         since_s = self.now_s() - age_s
         return [
             Lease(DEFAULT_TENANT, RunId(run.id), step.no, step.claim_no, step.place.token)
             for run, step in self._leased()
             if step.place is not None and step.place.token is not None and step.place.session == session
-            and step.place.token not in known and step.place.deadline_s - step.spec.deadline_s > since_s
+            and (step.place.token in disowned or (
+                step.place.token not in known and step.place.deadline_s - step.spec.deadline_s > since_s
+            ))
         ]  # fmt: skip
 
     def exchange(

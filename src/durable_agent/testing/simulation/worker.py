@@ -47,6 +47,7 @@ class Remote(Absent):
         self._hinted = asyncio.Event()
         self.telling: frozenset[Token] = frozenset()  # whose outcomes are on the way
         self._held: set[Token] = set()
+        self._disowned: frozenset[Token] = frozenset()
         self._unsure_since_s = self._unsure_until_s = 0.0
 
     @property
@@ -73,15 +74,19 @@ class Remote(Absent):
         return replace(answer, verdicts=answer.verdicts[: len(outcomes)])
 
     async def _strays(self) -> list[Outcome]:
-        """Return what gives back the claims that nobody heard of, as `engine.exchange` does."""
-        if self._wire.now_s >= self._unsure_until_s or self._world.mutant is Mutant.UNHEARD:
+        """Return what gives back the claims that nobody heard of or runs under, as `engine.exchange` does."""
+        disowned, unsure = self._disowned, self._wire.now_s < self._unsure_until_s
+        if self._world.mutant is Mutant.UNHEARD or not (disowned or unsure):
             return []
-        age_s, held = self._wire.now_s - self._unsure_since_s + SLACK_S, frozenset(self._held)
-        store, session = self._world.store, self._offer.session
-        return [
-            Released(lease, in_doubt=lease.claim_no > 1)
-            for lease in await self._wire.ask(lambda: store.strays(session, held, age_s))
-        ]
+        age_s = self._wire.now_s - self._unsure_since_s + SLACK_S if unsure else 0.0
+        store, session, held = self._world.store, self._offer.session, frozenset(self._held)
+        leases = await self._wire.ask(lambda: store.strays(session, held, age_s, disowned))
+        self._disowned -= disowned
+        return [Released(lease, in_doubt=lease.claim_no > 1 or lease.token in disowned) for lease in leases]
+
+    def disown(self, tokens: frozenset[Token]) -> None:
+        """See `core.port.Backend.disown`."""
+        self._disowned |= tokens
 
     async def begin(self) -> AuthorTransaction:
         """Refuse: there is no database."""
