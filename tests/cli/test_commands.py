@@ -243,6 +243,15 @@ def test_a_database_that_cannot_be_reached_is_exit_code_4() -> None:
         assert "Traceback" not in answer.err, arguments
 
 
+def test_a_database_without_our_schema_is_said_to_be_one(admin_url: str) -> None:
+    for arguments in (("keys", "list"), ("worker",), ("api",), ("tail", UNKNOWN)):
+        answer = command(*arguments, "--database-url", admin_url)
+        assert answer.code == 4, (arguments, answer)
+        assert "the schema is missing" in answer.err, arguments
+        assert "run `durable-agent migrate`" in answer.err, arguments
+        assert "Traceback" not in answer.err, arguments
+
+
 def test_a_key_is_asked_for_and_named_when_missing(system: System, ground: Database) -> None:
     key = command("keys", "create", "me", "--scopes", "read", "--database-url", ground.url).out.strip()
     try:

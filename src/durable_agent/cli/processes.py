@@ -102,7 +102,7 @@ def require_schema(direct_url: str) -> None:
     state = migrate.check(direct_url)
     if not state.ok:
         raise SchemaMismatch(
-            f"the schema is {state.current}, this code needs {state.head}: run `durable-agent migrate`"
+            f"the schema is {state.current or 'missing'}, this code needs {state.head}: run `durable-agent migrate`"
         )
 
 

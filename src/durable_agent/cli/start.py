@@ -119,8 +119,10 @@ def tail(
         _follow(url_of(url), str(run), after=after, as_json=as_json)
         return
     from durable_agent.cli.database import run_events, run_shown, url_for
+    from durable_agent.cli.processes import require_schema
 
     with url_for(settings_for(database_url, data_dir)) as (pooled, direct):
+        require_schema(direct)
         _draw(
             lambda: run_shown(pooled, run), lambda: run_events(pooled, direct, run, after),
             whole=after == 0, as_json=as_json,
