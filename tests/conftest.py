@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -67,6 +68,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         parts = set(item.path.relative_to(HERE).parts)
         if ("api" in parts and item.path.stem == "test_runs") or ("acceptance" in parts and item.path.stem in LIVE):
             item.add_marker(pytest.mark.live)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is loaded by now to itself, as the product's processes do: a collection need not walk it, time and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+from tests.cli import warm
+
 COMMAND = (sys.executable, "-m", "durable_agent")
 MARK = "DURABLE_AGENT_TEST_MARK"
 WAIT_S = 60.0
@@ -40,11 +42,7 @@ def environment(**given: str) -> dict[str, str]:
 
 def command(*arguments: str, given: str = "", **variables: str) -> Answer:
     """Run a command to its end."""
-    done = subprocess.run(
-        [*COMMAND, *arguments], input=given, capture_output=True, text=True, timeout=WAIT_S, check=False,
-        env=environment(**variables), cwd="/",
-    )  # fmt: skip
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return Answer(*warm.run(arguments, given, environment(**variables), within_s=WAIT_S))
 
 
 @dataclass(slots=True)

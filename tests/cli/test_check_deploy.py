@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from durable_agent.core.records import StepKind
 from tests.cli.system import Answer, command
 from tests.support.postgres import Database
 from tests.support.runs import Engine, run_of, step
@@ -38,11 +37,7 @@ async def started(engine: Engine) -> None:
     exec(OLD, module.__dict__)
     graph = module.__dict__["hello"]
     await engine.submit(run_of(*graph.specs(), graph="hello", graph_version=graph.version))
-    await engine.submit(
-        run_of(step("approve", tool="approval", kind=StepKind.APPROVAL, input={}))
-        if False
-        else run_of(step("greet", tool="greet", input={"name": "Bob"}))
-    )
+    await engine.submit(run_of(step("greet", tool="greet", input={"name": "Bob"})))
     ended = await engine.submit(run_of(step("gone", tool="gone")))
     hand = engine.hand(tools=["gone"])
     for claim in await hand.claim():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from playwright.async_api import Browser, Dialog, Page, async_playwright, expect
 
 ROOT = Path(__file__).parents[2]
 BUILT = ROOT / "src" / "durable_agent" / "_console" / "index.html"
+GROUPS = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice")
 AXE = ROOT / "console" / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -80,12 +81,14 @@ class Window:
         await expect(self.page.locator("main")).to_be_visible()
         return self.page
 
-    async def faults(self) -> list[str]:
-        """Return what axe finds wrong with what is shown."""
+    async def faults(self, rules: Sequence[str] = (), groups: Sequence[str] = GROUPS) -> list[str]:
+        """Return what axe finds wrong with what is shown, by some of its rules or by groups of them."""
+        only = {"type": "rule", "values": list(rules)} if rules else {"type": "tag", "values": list(groups)}
         await self.page.evaluate(AXE.read_text())
         found = await self.page.evaluate(
-            "async () => (await axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']}))"
-            ".violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target.join(' ')).slice(0, 3).join(', ')} ${v.nodes[0].failureSummary}`)"
+            "async (only) => (await axe.run(document, {runOnly: only}))"
+            ".violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target.join(' ')).slice(0, 3).join(', ')} ${v.nodes[0].failureSummary}`)",
+            only,
         )
         return [str(one) for one in found]
 

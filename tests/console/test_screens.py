@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 import pytest_asyncio
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
 from durable_agent.settings import Settings
-from tests.console.conftest import Opened
+from tests.console.conftest import Opened, Window
 from tests.support import mcp_servers, postgres
 from tests.support.server import Api, serving, working
 
@@ -127,15 +126,30 @@ SLIGHT = """[...document.querySelectorAll('main *')].filter((one) => {
 MAIN = "(() => { const main = document.querySelector('main'); return main.scrollWidth - main.clientWidth; })()"
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_each_screen_is_accessible_and_no_wider_than_its_window(full: Full, opened: Opened, theme: str) -> None:
-    window = await opened(full.api.port, theme=theme)
+async def shown(window: Window, path: str) -> Page:
+    """Show a screen with all that it loads."""
+    page = await window.go(path)
+    await expect(page.locator("main").get_by_role("status", name="Loading")).to_have_count(0)
+    await expect(page.locator("main").get_by_role("heading", level=1)).to_be_visible()
+    return page
+
+
+async def test_each_screen_can_be_read_in_the_dark(full: Full, opened: Opened) -> None:
+    """What a theme changes is colours; the rest is looked at by light."""
+    window = await opened(full.api.port, theme="dark")
+    found: list[str] = []
+    for path in full.paths():
+        await shown(window, path)
+        found += [f"{path} {fault}" for fault in await window.faults(["color-contrast"])]
+    assert "\n".join(found) == ""
+
+
+async def test_each_screen_is_accessible_and_no_wider_than_its_window(full: Full, opened: Opened) -> None:
+    window = await opened(full.api.port, theme="light")
     found: list[str] = []
     for path in full.paths():
         await window.page.set_viewport_size({"width": 1280, "height": 800})
-        page = await window.go(path)
-        await expect(page.locator("main").get_by_role("status", name="Loading")).to_have_count(0)
-        await expect(page.locator("main").get_by_role("heading", level=1)).to_be_visible()
+        page = await shown(window, path)
         found += [f"{path} {fault}" for fault in await window.faults()]
         for width, height in ((1280, 800), (390, 844)):
             await page.set_viewport_size({"width": width, "height": height})

@@ -122,7 +122,10 @@ async def readyz(request: Request) -> Response:
     found = row[0] if row else None
     if found != head:
         return problem(
-            503, "not-ready", f"the schema is {found or 'missing'}, this code needs {head}: run durable-agent migrate", schema=found
+            503,
+            "not-ready",
+            f"the schema is {found or 'missing'}, this code needs {head}: run durable-agent migrate",
+            schema=found,
         )
     return reply({"status": "ready", "database": "up", "schema": head})
 
