@@ -42,15 +42,13 @@ async def test_two_hundred_ask_at_once_for_a_gate_that_opens_again_and_one_is_le
     for _ in range(5):
         await gate.heard(engine.pools, DEFAULT_TENANT, NAME, uuid4(), Heard.FAILED, error="down")
     database.move_clock(20)
-    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     with psycopg.connect(database.url) as other:
         other.execute("select from gates where name = %s for no key update", (NAME,))
         asking = asyncio.gather(
             *(gate.passing(engine.pools, DEFAULT_TENANT, NAME, uuid4(), [1], in_use=0) for _ in range(200))
         )
         # Two of them at once at least, where each has read what it goes by unless it waits for the others.
-        while await asyncio.to_thread(database.execute, waiting) < [(2,)]:  # noqa: ASYNC110  # the server has no event for it
-            await asyncio.sleep(0)
+        await engine.blocked(2)
     done = await asking
     assert sum(len(one.starts) for one in done) == 1
 

@@ -267,23 +267,19 @@ async def test_what_an_outage_kept_from_being_settled_is_settled_after_it(
     assert (await engine.events(run)).count(("step.claimed", "a")) == 1
 
 
-class Truncated:
+class Truncated(Cut):
     """A way to the engine whose database forgets the first result after it has acknowledged it, as a failover can."""
 
     TABLES = ("runs", "steps", "queue", "events")
 
     def __init__(self, backend: Backend, database: Database) -> None:
-        self.backend = backend
+        super().__init__(backend)
         self.database = database
-        self.forgot = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backend, name)
 
     async def exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Exchange:
-        if not outcomes or self.forgot:
+        if not outcomes or self.cut:
             return await self.backend.exchange(outcomes, free=free, solo=solo)
-        self.forgot = True
+        self.cut = True
         for table in self.TABLES:
             self.database.execute(f"create table kept_{table} as select * from {table}")
         answer = await self.backend.exchange(outcomes, free=free, solo=solo)
