@@ -9,6 +9,14 @@ SEEDS ?= 2000
 MINUTES ?= 30
 CONSOLE := src/durable_agent/_console/index.html
 
+# The suite starts hundreds of processes: what they import is compiled once, whatever the caller's environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Environment, console and browser are made side by side, and so are the checks.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += --jobs=3
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi screenshots chaos campaigns bench fuzz models interleave simulate mutants peers soak lock clean
 
