@@ -6,8 +6,8 @@ import asyncio
 
 import psycopg
 
-from durable_agent.core.outcomes import Released, Verdict
-from durable_agent.core.records import DEFAULT_TENANT, Claim
+from durable_agent.core.outcomes import Failed, Released, Verdict
+from durable_agent.core.records import DEFAULT_TENANT, Claim, FailureClass
 from durable_agent.engine import control
 from durable_agent.engine.exchange import exchange
 from tests.support.runs import Engine, ok, run_of, step
@@ -102,3 +102,17 @@ async def test_a_steps_key_is_the_same_at_every_attempt(engine: Engine) -> None:
     again: list[Claim] = await engine.hand().claim()
     assert {(claim.lease.run_id, claim.lease.step_no): claim.idempotency_key for claim in again} == keys
     assert {claim.attempt for claim in again} == {2}
+
+
+async def test_what_a_run_took_out_of_the_queue_by_turning_back_is_not_leased(engine: Engine) -> None:
+    """The pick comes first, and one of the outcomes it is committed with fails the run."""
+    hand = engine.hand(tools=("noop", "undo"))
+    run = await engine.submit(run_of(step("a", compensate="undo"), step("b", "a"), step("c", "a")))
+    (a,) = await hand.claim(free=1)
+    await hand.succeed(a)
+    (b,) = await hand.claim(free=1)
+    answer = await hand.exchange([Failed(b.lease, FailureClass.INVALID_INPUT, "Error", "it failed")], free=5)
+    assert (answer.verdicts, answer.claims) == ((Verdict.OK,), ())
+    (undo,) = await hand.claim()
+    await hand.succeed(undo)
+    assert (await engine.run(run))["status"] == "failed"

@@ -174,7 +174,8 @@ def lease_picked(
                 row.tenant, row.run_id, RunStatus(row.status), row.steps_total, row.steps_left, row.last_seq,
                 row.chain, row.run_at, row.last_seq, row.waiting, row.parent_run, row.origin, row.budgeted,
             )  # fmt: skip
-        if head.status not in CLAIMABLE:
+        ended_here = head.status is RunStatus.COMPENSATING and row.status != head.status.value
+        if head.status not in CLAIMABLE or ended_here:  # a run that turns back here took its steps out of the queue
             if row.status == head.status.value:
                 log.error("claim_refused", run=str(row.run_id), step=row.no, status=row.status, hint="run doctor")
             continue
