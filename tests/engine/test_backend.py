@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from durable_agent.core.outcomes import Succeeded, Verdict
 from durable_agent.db.doorbell import Bell, Listener
 from durable_agent.engine.backend import PostgresBackend
 from durable_agent.telemetry import Counters
-from tests.support.runs import Engine, ok, run_of, step
+from tests.support.runs import Engine, Hand, call_of, ok, run_of, step
+
+
+def backend(engine: Engine, hand: Hand) -> PostgresBackend:
+    return PostgresBackend(
+        engine.pools,
+        hand.room.offer,
+        Bell(engine.pools, enabled=False),
+        Listener(engine.pools, [], enabled=False),
+        Counters(),
+    )
 
 
 async def test_a_value_the_database_refuses_fails_its_step_and_no_other(engine: Engine) -> None:
@@ -14,17 +26,20 @@ async def test_a_value_the_database_refuses_fails_its_step_and_no_other(engine: 
     bad_run = await engine.submit(run_of(step("bad")))
     hand = engine.hand()
     claims = {claim.name: claim for claim in await hand.claim()}
-    backend = PostgresBackend(
-        engine.pools,
-        hand.room.offer,
-        Bell(engine.pools, enabled=False),
-        Listener(engine.pools, [], enabled=False),
-        Counters(),
-    )
     outcomes = [ok(claims["good"], 1), Succeeded(claims["bad"].lease, b"{no json")]
-    answer = await backend.exchange(outcomes, free=0, solo=True)
+    answer = await backend(engine, hand).exchange(outcomes, free=0, solo=True)
     assert answer.verdicts == (Verdict.OK, Verdict.OK)
     assert (await engine.run(run))["status"] == "completed"
     bad = (await engine.run(bad_run))["steps"]["bad"]
     assert (bad["status"], bad["error"]["failure"]) == ("dead_letter", "invalid_input")
     assert "cannot be stored" in bad["error"]["message"]
+
+
+async def test_who_asks_for_a_call_that_cannot_be_recorded_hears_that_it_may_not_be_made(engine: Engine) -> None:
+    run = await engine.submit(run_of(step("a")))
+    hand = engine.hand()
+    (a,) = await hand.claim()
+    unstorable = replace(call_of(a.lease, 1), name="\udcff")
+    answer = await backend(engine, hand).exchange([unstorable], free=0, solo=True)
+    assert answer.verdicts == (Verdict.LOST,)
+    assert (await engine.run(run))["steps"]["a"]["status"] == "dead_letter"

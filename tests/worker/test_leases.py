@@ -106,10 +106,11 @@ async def test_a_call_waits_until_a_beat_vouches_for_the_lease(tmp_path: Path) -
 async def test_a_step_given_back_before_it_looked_stays_in_doubt(tmp_path: Path) -> None:
     worker = idle(tmp_path)
     for in_doubt in (True, False):
-        async with asyncio.TaskGroup() as group:
-            worker._start(group, [replace(CLAIM, in_doubt=in_doubt)], -1e9)  # nobody vouches for its lease yet
-            await asyncio.sleep(0)
-            worker._give_back()
+        worker._start([replace(CLAIM, in_doubt=in_doubt)], -1e9)  # nobody vouches for its lease yet
+        (attempt,) = worker.running.values()
+        await asyncio.sleep(0)
+        worker._give_back()
+        await asyncio.wait([attempt.task])
     assert worker._outcomes == [Released(LEASE, in_doubt=True), Released(LEASE)]
 
 

@@ -16,6 +16,7 @@ from durable_agent.agents import remote
 from durable_agent.agents.answers import patient
 from durable_agent.agents.config import Config
 from durable_agent.agents.tools import create_text_artifact, request_human_input
+from durable_agent.core.text import said
 from durable_agent.errors import FatalError, RateLimited, RetryableError, StepError, UnknownOutcome
 from durable_agent.flow.context import Context
 from durable_agent.flow.effects import Order, ToolFailed
@@ -86,11 +87,11 @@ class Toolbox:
         try:
             text, failed = await self._text_of(call), False
         except ToolFailed as error:
-            text, failed = str(error), True
+            text, failed = said(error, None), True
         except (RetryableError, RateLimited, UnknownOutcome):
             raise
         except StepError as error:
-            text, failed = f"{type(error).__name__}: {error}", True
+            text, failed = f"{type(error).__name__}: {said(error, None)}", True
         self._results[place] = text
         most = self._config.result_chars
         if len(text) > most:

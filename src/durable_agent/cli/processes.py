@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import importlib.util
+import logging
 import os
 import signal
 import socket
@@ -46,7 +47,7 @@ DEMO = "durable_agent.flow.demo"
 _PR_SET_PDEATHSIG = 1
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, Any]) -> None:
     """Run a coroutine on the fast event loop, where there is one."""
     # What is loaded by now stays: the collector need not walk it again, nor come at every batch of short-lived rows.
     gc.freeze()
@@ -84,7 +85,15 @@ async def until_registered(url: str, pids: Callable[[], Sequence[int | None]]) -
 def worker_process(settings: Settings, modules: Sequence[str]) -> None:
     """Run a worker until SIGTERM or SIGINT, then drain it."""
     configure_logging(settings.log_level, settings.log_format)
-    run(worker(settings, modules))
+    run(_until_left(settings, modules))
+
+
+async def _until_left(settings: Settings, modules: Sequence[str]) -> None:
+    if await worker(settings, modules):
+        # What does not listen to being cancelled holds nothing any more, and would hold the process for as long as it likes.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def api_process(settings: Settings) -> None:
@@ -122,9 +131,10 @@ def _registry(modules: Sequence[str], env: Mapping[str, str]) -> Registry:
 async def worker(
     settings: Settings, modules: Sequence[str], *, stop: asyncio.Event | None = None,
     wrap: Callable[[Backend], Backend] = lambda backend: backend,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     """Run a worker with the modules' tools until told to stop, then drain: nothing it held is lost or charged.
 
+    Returns whether attempts are left that did not end when they were cancelled: they hold nothing, and end with the process.
     `wrap` puts something between it and the engine, to test with.
     """
     if settings.database_url is None or settings.direct_url is None:
@@ -146,13 +156,13 @@ async def worker(
         if graphs:
             await register(db, DEFAULT_TENANT, graphs)
         models = WorkerModels.from_env(env, registry.models)
-        await _work(settings, db, registry, offer, stop or asyncio.Event(), wrap, models)
+        return await _work(settings, db, registry, offer, stop or asyncio.Event(), wrap, models)
 
 
 async def _work(
     settings: Settings, db: Database, registry: Registry, offer: Offer, stop: asyncio.Event,
     wrap: Callable[[Backend], Backend], models: WorkerModels,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     counters = Counters()
     reach = Reach(allow=settings.egress_allow, allow_stdio=settings.allow_stdio)
     bell = Bell(db, enabled=settings.listening)
@@ -185,6 +195,7 @@ async def _work(
         await _until_drained(group, worker, heart, stop)
         await ended(loops)
     log.info("worker_stopped", worker=offer.worker, settled=counters.settled)
+    return bool(worker.left)
 
 
 async def _until_drained(group: asyncio.TaskGroup, worker: Worker, heart: Heart, stop: asyncio.Event) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from dataclasses import replace
 from uuid import UUID
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from durable_agent.core.gate import Heard, Passing
-from durable_agent.core.outcomes import Exchange, Failed, Outcome, Verdict
+from durable_agent.core.outcomes import ON_THE_WAY, Exchange, Failed, Outcome, Verdict
 from durable_agent.core.port import Delta, Offer, ToolServer
 from durable_agent.core.records import DEFAULT_TENANT, FailureClass, Lease, Tenant, Token
 from durable_agent.core.text import plain
@@ -74,16 +75,22 @@ class PostgresBackend:
         return done.answer
 
     async def _exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
-        """Exchange; when PostgreSQL refuses a value, settle one by one, and fail the step whose value it was."""
+        """Exchange; when a value cannot be stored, settle one by one, and fail the step whose value it was."""
         try:
             return await exchange(self._db, self._room, outcomes, free=free, solo=solo, bell=self._bell)
         except TRANSIENT:
             raise
-        except psycopg.Error as error:
+        except (
+            psycopg.Error,
+            TypeError,
+            ValueError,
+            OverflowError,
+        ) as error:  # PostgreSQL refuses it, or its encoding does
             if not outcomes:
                 raise
             if len(outcomes) == 1:
-                return await exchange(self._db, self._room, [refused(outcomes[0], error)], free=0, solo=solo)
+                one = await exchange(self._db, self._room, [refused(outcomes[0], error)], free=0, solo=solo)
+                return _unheard(one) if isinstance(outcomes[0], ON_THE_WAY) else one
         done = [await self._exchange([outcome], free=0, solo=solo) for outcome in outcomes]
         verdicts = tuple(verdict for one in done for verdict in one.answer.verdicts)
         return Done(Exchange(verdicts, (), (), more=True), ready_left=True, events=True)
@@ -190,12 +197,17 @@ def _available(what: str) -> Iterator[None]:
         raise DatabaseUnavailable(f"{what}: {first_line(error)}") from error
 
 
+def _unheard(done: Done) -> Done:
+    """Return what was done, as who asked for something on the way has to hear it: it is not recorded, and the step is ended."""
+    return replace(done, answer=replace(done.answer, verdicts=(Verdict.LOST,)))
+
+
 def _where(lease: Lease) -> tuple[int, UUID, int]:
     return lease.tenant, lease.run_id, lease.step_no
 
 
-def refused(outcome: Outcome, error: psycopg.Error) -> Outcome:
-    """Return the failure that an outcome becomes whose values PostgreSQL refuses: final, for they will not change."""
+def refused(outcome: Outcome, error: Exception) -> Outcome:
+    """Return the failure that an outcome becomes whose values cannot be stored: final, for they will not change."""
     message = plain(f"the result cannot be stored: {first_line(error)}")
     return Failed(outcome.lease, FailureClass.INVALID_INPUT, type(error).__name__, message)
 

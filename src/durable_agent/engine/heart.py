@@ -9,6 +9,7 @@ the step that holds it up.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import select
 import socket
@@ -59,6 +60,7 @@ class Heart:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._bell, self._ear = socket.socketpair()
+        self._bell.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
         self._answered_s = time.monotonic()
         self._warned = False
@@ -77,7 +79,7 @@ class Heart:
         try:
             self._bell.send(b"!")
         except OSError:
-            return  # stopped already
+            return  # stopped already, or rung so often that it is full
 
     async def stop(self) -> None:
         """End the session in order and wait for the thread."""
@@ -102,7 +104,7 @@ class Heart:
                         self._beat(conn, direct)
                         self._sleep(conn)
                     conn.execute(SESSIONS.stop, {"session": self._offer.session})
-            except (psycopg.Error, OSError) as error:
+            except Exception as error:  # whatever it is: a worker whose heart has ended loses one lease after the other
                 failures += 1
                 self._in_loop(self._on_loss)
                 log.info("heart_disconnected", error=first_line(error), attempt=failures)
@@ -133,10 +135,13 @@ class Heart:
     def _sleep(self, conn: psycopg.Connection[Any]) -> None:
         """Sleep until the next beat, a call or the loss of the connection, which raises at the next beat."""
         until_s = time.monotonic() + self._beat_s * (0.9 + random.random() / 10)
+        poll, ear = select.poll(), self._ear.fileno()  # select() knows no descriptor above a thousand
+        for fd in (ear, conn.fileno()):
+            poll.register(fd, select.POLLIN)
         while not self._stopping and (left_s := until_s - time.monotonic()) > 0:
             self._watch_loop()
-            readable, _, _ = select.select([self._ear.fileno(), conn.fileno()], [], [], min(left_s, self._watch_s))
-            if self._ear.fileno() in readable:
+            readable = [fd for fd, _ in poll.poll(math.ceil(min(left_s, self._watch_s) * 1000))]
+            if ear in readable:
                 self._ear.recv(64)
                 return
             if readable:

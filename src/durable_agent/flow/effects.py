@@ -27,6 +27,7 @@ from durable_agent.core.outcomes import (
     Verdict,
 )
 from durable_agent.core.records import Claim, Effect, EffectClass, EffectState
+from durable_agent.core.text import plain, said
 from durable_agent.errors import (
     BudgetExceeded,
     Divergence,
@@ -41,7 +42,6 @@ from durable_agent.errors import (
 from durable_agent.flow.link import Link, Passage
 from durable_agent.flow.tools import Tool
 
-MESSAGE_LIMIT = 2000
 # Python's own failures that a replayed handler meets as what they were.
 _AGAIN: Final[Mapping[str, type[Exception]]] = {
     one.__name__: one
@@ -194,7 +194,7 @@ class Calls:
                 passage.give_back()
             return passage
         except BaseException as error:
-            facts = {"message": f"it was not sent: {error}"[:MESSAGE_LIMIT]}
+            facts = {"message": plain(f"it was not sent: {said(error)}")}
             self.link.post(_recorded_as(self.claim, begun, EffectState.FAILED, None, facts))
             if isinstance(error, RateLimited):
                 await self.suspend(Released(self.claim.lease, error.retry_after_s), own)
@@ -264,7 +264,7 @@ class Calls:
                 self.link.post(Booked(self.claim.lease, begun.no, begun.key, used))
             raise
         except Exception as error:
-            facts = {"type": type(error).__name__, "message": str(error)[:MESSAGE_LIMIT]}
+            facts = {"type": type(error).__name__, "message": said(error)}
             if isinstance(error, StepError) and not isinstance(error, UnknownOutcome):
                 # The author's word that it did not happen.
                 del self._open[begun.no]
@@ -281,7 +281,7 @@ class Calls:
     async def _in_doubt(self, begun: Begun, facts: Mapping[str, str], own: asyncio.Future[None]) -> None:
         """Nobody said that it did not happen: a manual effect waits for a person; the others may be sent or looked up."""
         if begun.effect is EffectClass.MANUAL:
-            message = f"{facts['type']}: {facts['message']}"[:MESSAGE_LIMIT]
+            message = plain(f"{facts['type']}: {facts['message']}")
             self._open.pop(begun.no, None)
             await self.suspend(InDoubt(self.claim.lease, begun.no, begun.tool.name, message, begun.key), own)
         self.link.post(_recorded_as(self.claim, begun, EffectState.UNKNOWN, None, facts))
@@ -293,7 +293,7 @@ class Calls:
             kept = await self.link.keep(text)
         except FatalError as error:
             # It happened; only its result cannot be kept, and trying again would not change that.
-            facts = {"message": str(error)}
+            facts = {"message": said(error)}
             self.link.post(_recorded_as(self.claim, begun, EffectState.DONE, b"null", facts, used))
             raise
         self.link.post(_recorded_as(self.claim, begun, EffectState.DONE, kept, None, used))

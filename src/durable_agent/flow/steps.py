@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from durable_agent.core import retry
 from durable_agent.core.records import Dependency, RetryPolicy, StepKind, StepSpec
 from durable_agent.errors import InvalidRequest
+
+# As the API takes it: a week.
+LONGEST_ATTEMPT_S: Final = 604_800
+CENTURY_S: Final = 100 * 365.25 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,11 @@ class Step:
     compensate: str | None = None
 
     def spec(self) -> StepSpec:
-        """Return the step as the engine takes it."""
+        """Return the step as the engine takes it. Raises InvalidRequest for a time limit that is none."""
+        for field_name, limit_s in (("timeout_s", self.timeout_s), ("deadline_s", self.deadline_s)):
+            if limit_s is not None and not 0 < limit_s <= LONGEST_ATTEMPT_S:
+                message = f"step {self.name!r}: {field_name} must be above 0 and at most {LONGEST_ATTEMPT_S:,} s, not {limit_s}"
+                raise InvalidRequest(message, field=field_name)
         tool = self.tool or (self.name if self.kind is StepKind.TOOL_CALL else self.kind.value)
         return StepSpec(
             self.name, self.kind, tool, self.input,
@@ -76,11 +84,13 @@ def mapped(tool: str, items: Sequence[Any], *, concurrency: int, name: str, argu
 
 
 def seconds(given: timedelta | float | None) -> float | None:
-    """Return a duration in seconds. Raises InvalidRequest for a negative one."""
+    """Return a duration in seconds, at most a century. Raises InvalidRequest for a negative one, and for none at all (NaN)."""
     value = given.total_seconds() if isinstance(given, timedelta) else given
-    if value is not None and value < 0:
-        raise InvalidRequest(f"a duration must not be negative: {value:g} s", field="duration")
-    return value
+    if value is None:
+        return None
+    if not value >= 0:
+        raise InvalidRequest(f"a duration must not be negative: {value} s", field="duration")
+    return min(value, CENTURY_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from durable_agent.core.events import dumps
 from durable_agent.core.outcomes import Failed, InDoubt, Outcome, Released, Succeeded
 from durable_agent.core.records import Claim, FailureClass, Replay
 from durable_agent.core.replay import first_difference
-from durable_agent.core.text import plain
+from durable_agent.core.text import plain, said
 from durable_agent.core.waits import Decision
 from durable_agent.errors import (
     Divergence,
@@ -54,7 +55,7 @@ async def run_attempt(claim: Claim, registry: Registry, link: Link, *, limit_byt
         claim = await _whole(claim, link)
     except (FatalError, OutsideError) as error:
         return Failed(
-            claim.lease, _class_of(error), type(error).__name__, plain(str(error)), in_doubt=claim.in_doubt
+            claim.lease, _class_of(error), type(error).__name__, said(error), in_doubt=claim.in_doubt
         )  # fmt: skip
     context = Context(claim, link, limit_bytes=limit_bytes)
     try:
@@ -141,6 +142,8 @@ async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int)
     except StepError as error:
         return _failed(claim, error)
     except asyncio.CancelledError:
+        if not _cancelled():
+            return _unheard(claim, tool, _CANCELLED_BY_ITSELF, FailureClass.BUG)
         # A manual call that is cancelled from outside may have happened; only its end would have told.
         if tool.effect == "manual":
             message = "the attempt was ended in the middle of the call"
@@ -166,8 +169,12 @@ def _signalled(claim: Claim, tool: Tool, error: BaseException) -> Outcome:
             case Suspend():
                 outcome: Outcome = one.outcome
                 return outcome
-            case LeaseLost() | asyncio.CancelledError():
+            case LeaseLost():
                 raise one
+            case asyncio.CancelledError() if _cancelled():
+                raise one
+            case asyncio.CancelledError():
+                return _unheard(claim, tool, _CANCELLED_BY_ITSELF, FailureClass.BUG)
             case Divergence():
                 return _failed(claim, one)
             case Unrecorded() if claim.replay is not None:
@@ -180,7 +187,7 @@ def _signalled(claim: Claim, tool: Tool, error: BaseException) -> Outcome:
             return _failed(claim, first)
     if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
         # A handler that calls sys.exit() ends its attempt, not the worker.
-        error = RuntimeError(f"the handler raised {type(error).__name__}: {error}")
+        error = RuntimeError(f"the handler raised {type(error).__name__}: {said(error)}")
     return _unheard(claim, tool, error, _classify(error))
 
 
@@ -193,16 +200,36 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+def broken(
+    claim: Claim, registry: Registry, error: BaseException, failure: FailureClass = FailureClass.BUG
+) -> Outcome:  # fmt: skip
+    """Return the outcome of an attempt that did not come to one by itself: a failure of its own step and of nobody else's."""
+    tool = registry.get(claim.tool)
+    if tool is None:
+        return Failed(claim.lease, failure, type(error).__name__, said(error), in_doubt=claim.in_doubt)
+    return _unheard(claim, tool, error, failure)
+
+
 def _unheard(claim: Claim, tool: Tool, error: BaseException, failure: FailureClass) -> Outcome:
     """Return the outcome of a call that ended without the author's word whether it happened: its class decides."""
     if tool.effect == "manual" and claim.replay is None:
-        return InDoubt(claim.lease, 0, tool.name, plain(f"{type(error).__name__}: {error}"), claim.idempotency_key)
+        message = plain(f"{type(error).__name__}: {said(error)}")
+        return InDoubt(claim.lease, 0, tool.name, message, claim.idempotency_key)
     name = "Timeout" if isinstance(error, TimeLimit) else type(error).__name__
-    return Failed(claim.lease, failure, name, plain(str(error) or "a call timed out"), None, tool.effect == "verify")
+    return Failed(claim.lease, failure, name, said(error) or "a call timed out", None, tool.effect == "verify")
 
 
 class TimeLimit(Exception):
     """The attempt took longer than it may."""
+
+
+class CancelledItself(Exception):
+    """The handler let out a cancellation that nobody asked of its attempt."""
+
+
+_CANCELLED_BY_ITSELF = CancelledItself(
+    "the handler ended with a CancelledError of its own; catch it where it awaits the task"
+)
 
 
 def _differs(claim: Claim, output: bytes, context: Context) -> Divergence | None:
@@ -305,6 +332,23 @@ def _classify(error: BaseException) -> FailureClass:
 
 def _failed(claim: Claim, error: StepError | Divergence) -> Failed:
     if isinstance(error, Divergence):
-        return Failed(claim.lease, FailureClass.DIVERGED, "Divergence", plain(str(error)))
-    failure = FailureClass(error.failure_class)
-    return Failed(claim.lease, failure, type(error).__name__, plain(str(error)), error.retry_after_s)
+        return Failed(claim.lease, FailureClass.DIVERGED, "Divergence", said(error))
+    return Failed(claim.lease, _class_said(error), type(error).__name__, said(error), _seconds(error.retry_after_s))
+
+
+def _class_said(error: StepError) -> FailureClass:
+    """Return the class the exception names; where that is none of the engine's, the one of its nearest base that is."""
+    named = (error.failure_class, *(vars(base).get("failure_class") for base in type(error).__mro__))
+    return next(FailureClass(name) for name in named if name in _CLASSES)
+
+
+_CLASSES = frozenset(FailureClass)
+
+
+def _seconds(given: Any) -> float | None:
+    """Return what an author gave as a number of seconds, a header's text perhaps; None where it is no number."""
+    try:
+        found = float(given)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if math.isnan(found) else found

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
 from durable_agent.artifacts import Artifacts
-from durable_agent.core.outcomes import Failed, Intended, Metered, Outcome, Succeeded, Verdict
+from durable_agent.core.outcomes import InDoubt, Intended, Metered, Outcome, Released, Succeeded, Verdict
 from durable_agent.core.port import AuthorTransaction, Backend, ToolServer
 from durable_agent.core.records import Claim, FailureClass, Token
 from durable_agent.errors import DatabaseUnavailable, FatalError, LeaseLost, Unrecorded
@@ -17,7 +17,7 @@ from durable_agent.flow.link import Passage
 from durable_agent.flow.model import Models
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import Tool
-from durable_agent.worker.attempt import invoke
+from durable_agent.worker.attempt import broken, invoke
 from durable_agent.worker.gates import NO_GATE, Gates
 from durable_agent.worker.voice import Voice
 
@@ -60,6 +60,7 @@ class AttemptLink:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._transaction: AuthorTransaction | None = None
+        self._settling = False
 
     async def tell(self, outcome: Outcome) -> Verdict:
         """See `flow.link.Link.tell`."""
@@ -157,6 +158,7 @@ class AttemptLink:
         if not isinstance(outcome, Succeeded):
             await transaction.rollback()
             return outcome
+        self._settling = True
         try:
             verdict = await transaction.settle(outcome)
         except DatabaseUnavailable as error:
@@ -167,7 +169,7 @@ class AttemptLink:
         return None
 
     async def _after_unknown_commit(self, outcome: Outcome, error: DatabaseUnavailable) -> Outcome | None:
-        """Find out whether the commit took place: it did if the lease is gone; else nothing of it did."""
+        """Find out whether the commit took place: it did if the lease is gone; else nothing of it did, but the handler had run."""
         while True:
             try:
                 owned = await self._worker.backend.owned()
@@ -177,8 +179,22 @@ class AttemptLink:
             if outcome.lease.token not in owned:
                 self._worker.settled()
                 return None
-            message = f"its transaction was not committed: {error.message}"
-            return Failed(outcome.lease, FailureClass.TRANSIENT, "DatabaseUnavailable", message)
+            lost = DatabaseUnavailable(f"its transaction was not committed: {error.message}")
+            return self._unheard(lost)
+
+    def drained(self) -> Outcome:
+        """Return what a drain makes of the attempt once it has ended: given back, in doubt when its handler had returned."""
+        if self._settling:
+            return self.left("the worker was drained while its transaction was being committed")
+        return Released(self._claim.lease, in_doubt=self._claim.in_doubt)
+
+    def left(self, why: str = "the worker was drained, and the call did not end when it was cancelled") -> Outcome:
+        """Return what gives the lease back without the attempt: nobody knows what it did."""
+        outcome = self._unheard(DatabaseUnavailable(why))
+        return outcome if isinstance(outcome, InDoubt) else Released(self._claim.lease, in_doubt=True)
+
+    def _unheard(self, error: Exception) -> Outcome:
+        return broken(self._claim, self._worker.registry, error, FailureClass.TRANSIENT)
 
     async def abandon(self) -> None:
         """Roll back what was opened: the attempt ended without an outcome."""

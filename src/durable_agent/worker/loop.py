@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from durable_agent.artifacts import Artifacts
-from durable_agent.core.outcomes import ON_THE_WAY, Failed, InDoubt, Outcome, Released, Verdict
+from durable_agent.core.outcomes import ON_THE_WAY, Failed, InDoubt, Outcome, Verdict
 from durable_agent.core.port import Backend
 from durable_agent.core.records import Claim, Token
-from durable_agent.errors import DatabaseUnavailable, LeaseLost
+from durable_agent.errors import DatabaseUnavailable, LeaseLost, Signal
 from durable_agent.flow.model import Models
 from durable_agent.flow.registry import Registry
 from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters, logger
-from durable_agent.worker.attempt import DRAINED, run_attempt
+from durable_agent.worker.attempt import DRAINED, broken, run_attempt
 from durable_agent.worker.gates import Gates
 from durable_agent.worker.link import AttemptLink
 from durable_agent.worker.voice import Voice
@@ -33,16 +33,19 @@ log = logger("worker")
 BATCH = 200
 # From a result that is handed over to the next question of the same attempt, through a task or two.
 TURNS = 6
+# So long may a handler clean up after a drain has cancelled it.
+CLEAN_UP_S = 2.0
 
 
 @dataclass(slots=True)
 class Running:
-    """An attempt in flight: its claim was asked for at `asked_s` and known here at `since_s`."""
+    """An attempt in flight: its claim was asked for at `asked_s` and known here at `since_s`; `drained` once it was cancelled."""
 
     claim: Claim
     task: asyncio.Task[None]
     asked_s: float
     since_s: float
+    drained: bool = False
 
     @property
     def last_chance(self) -> bool:
@@ -71,6 +74,7 @@ class Worker:
     voice: Voice = field(init=False)
     running: dict[Token, Running] = field(default_factory=dict)
     draining: bool = False
+    left: list[Running] = field(default_factory=list)
     _outcomes: list[Outcome] = field(default_factory=list)
     _told: dict[int, asyncio.Future[Verdict]] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -90,10 +94,16 @@ class Worker:
         self.voice = Voice(self.backend)
 
     async def run(self) -> None:
-        """Work until drained; on return every lease was settled or given back."""
+        """Work until drained; on return every lease was settled or given back.
+
+        `left` are the attempts that did not end when they were cancelled: they hold nothing, and end with the process.
+        """
         async with self.gates, asyncio.TaskGroup() as group:
             loops = [group.create_task(loop) for loop in (self._follow_hints(), self.voice.run())]
-            await self._pump(group)
+            try:
+                await self._pump()
+            finally:
+                await ended([running.task for running in self.running.values()])
             await ended(loops)
 
     def drain(self) -> None:
@@ -101,7 +111,7 @@ class Worker:
         self.draining = True
         self._wake.set()
 
-    async def _pump(self, group: asyncio.TaskGroup) -> None:
+    async def _pump(self) -> None:
         failures, deadline_s, begun = 0, None, False
         while True:
             if self.draining:
@@ -110,11 +120,12 @@ class Worker:
                     return
                 if time.monotonic() >= deadline_s:
                     self._give_back()
+                    deadline_s = time.monotonic() + CLEAN_UP_S
             if self._outcomes or begun:
                 begun = False
                 await self._gather()
             batch, self._outcomes = self._outcomes[:BATCH], self._outcomes[BATCH:]
-            free = 0 if self.draining else self.concurrency - len(self.running)
+            free = 0 if self.draining or not self._alive else self.concurrency - len(self.running)
             if not batch and not self._disowned and (free <= 0 or not self._look):
                 await self._sleep(deadline_s)
                 continue
@@ -138,7 +149,7 @@ class Worker:
             told = len(answer.verdicts)
             self._outcomes[:0] = batch[told:]
             self._answer(batch[:told], answer.verdicts)
-            self._start(group, answer.claims, asked_s)
+            self._start(answer.claims, asked_s)
             begun = bool(answer.claims)
             if looks and answer.more and not self.draining and self.concurrency > len(self.running):
                 self._look = True
@@ -193,6 +204,8 @@ class Worker:
 
     def beat(self, sent_s: float, owned: frozenset[Token]) -> None:
         """Take note of an answered heartbeat: leases are good for their time from when it was sent (R5)."""
+        if not self._alive:
+            self.ready()
         self._good_until_s, self._beat_s = sent_s + self.lease_s * 0.8, sent_s
         self._owned = owned
         self._good.set()
@@ -228,11 +241,10 @@ class Worker:
             self._disowned = True
             self._wake.set()
 
-    def _start(self, group: asyncio.TaskGroup, claims: Sequence[Claim], asked_s: float) -> None:
+    def _start(self, claims: Sequence[Claim], asked_s: float) -> None:
         now_s = time.monotonic()
         for claim in claims:
-            name = f"step {claim.name} of run {claim.lease.run_id}"
-            task = group.create_task(self._attempt(claim), name=name)
+            task = asyncio.create_task(self._attempt(claim), name=f"step {claim.name} of run {claim.lease.run_id}")
             self.running[claim.lease.token] = Running(claim, task, asked_s, now_s)
 
     async def _attempt(self, claim: Claim) -> None:
@@ -240,13 +252,17 @@ class Worker:
         link = AttemptLink(self, claim)
         try:
             await self.leases_are_good(claim.lease.token)
-            outcome = await run_attempt(claim, self.registry, link, limit_bytes=self.artifact_limit_bytes)
-            outcome = await link.finish(outcome)
+            found = await run_attempt(claim, self.registry, link, limit_bytes=self.artifact_limit_bytes)
+            outcome = await link.finish(found)
         except LeaseLost:
             log.warning("attempt_stopped", run=str(claim.lease.run_id), step=claim.name, reason="lease lost")
         except asyncio.CancelledError as cancelled:
             if cancelled.args == (DRAINED,):
-                outcome = Released(claim.lease, in_doubt=claim.in_doubt)
+                outcome = link.drained()
+        except (Exception, Signal) as error:
+            # What no net before this one caught is its own step's failure, and not the worker's.
+            log.exception("attempt_broken", run=str(claim.lease.run_id), step=claim.name)
+            outcome = broken(claim, self.registry, error)
         finally:
             await link.abandon()
             self.running.pop(claim.lease.token, None)
@@ -269,9 +285,14 @@ class Worker:
                 self.beat_now()
             await self._good.wait()
 
+    @property
+    def _alive(self) -> bool:
+        """Whether the last heartbeat vouches for this session: what one that is not takes is taken from it at once (R10)."""
+        return time.monotonic() <= self._good_until_s
+
     def _is_good(self, token: Token) -> bool:
-        now_s, running = time.monotonic(), self.running.get(token)
-        if now_s > self._good_until_s:
+        running = self.running.get(token)
+        if not self._alive:
             return False
         # One that was sent while the claim was on its way and does not name it: it came too early, or the lease was lost already.
         unsure = running is not None and running.asked_s <= self._beat_s <= running.since_s and token not in self._owned
@@ -315,5 +336,13 @@ class Worker:
         self.counters.settled += len(batch)
 
     def _give_back(self) -> None:
-        for running in self.running.values():
-            running.task.cancel(DRAINED)
+        """Cancel what runs, once; of what has been cancelled before and goes on, give the lease back without it."""
+        for token, running in list(self.running.items()):
+            if not running.drained:
+                running.drained = True
+                running.task.cancel(DRAINED)
+                continue
+            log.warning("attempt_left", run=str(running.claim.lease.run_id), step=running.claim.name,
+                        reason=f"it did not end within {CLEAN_UP_S:g} s of being cancelled")  # fmt: skip
+            self.left.append(self.running.pop(token))
+            self._outcomes.append(AttemptLink(self, running.claim).left())
