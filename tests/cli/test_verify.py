@@ -9,11 +9,15 @@ from uuid import UUID
 import orjson
 import pytest
 
-from durable_agent.core.records import DEFAULT_TENANT, FailureClass, RetryPolicy
+from durable_agent.core.events import ChainBroken, digest, dumps
+from durable_agent.core.outcomes import Noted, Recorded, Suspended
+from durable_agent.core.records import DEFAULT_TENANT, EffectState, FailureClass, RetryPolicy, WaitKind
+from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.engine import control
-from durable_agent.engine.export import export_lines
+from durable_agent.engine.answer import answer
+from durable_agent.engine.export import export_lines, verify_export
 from tests.cli.system import Answer, command
-from tests.support.runs import Engine, run_of, step
+from tests.support.runs import Engine, call_of, run_of, step
 
 Lines = list[bytes]
 
@@ -21,6 +25,29 @@ Lines = list[bytes]
 async def exported(engine: Engine, run: UUID) -> Lines:
     """Return a run's export, line by line."""
     return [line async for line in export_lines(engine.pools, DEFAULT_TENANT, run)]
+
+
+async def a_purchase(engine: Engine) -> UUID:
+    """Return a run that asked, was allowed by somebody, called, noted, and asked again."""
+    request = dumps({"amount": 5})
+    run = await engine.submit(run_of(step("pay"), goal="Pay"))
+    hand = engine.hand()
+    (pay,) = await hand.claim()
+    await hand.settle(Suspended(pay.lease, WaitKind.APPROVAL, "noop", {"amount": 5}, approval_digest("noop", request)))
+    ((wait, *_),) = await engine.waits(run)
+    await answer(engine.pools, DEFAULT_TENANT, wait, Decision.APPROVED, by="ann", reason="it is due")
+    (pay,) = await hand.claim()
+    await hand.settle(call_of(pay.lease, 1, request, approval=wait))
+    await hand.settle(Recorded(pay.lease, 1, "noop", EffectState.DONE, dumps({"charged": 5})))
+    await hand.settle(call_of(pay.lease, 2))
+    await hand.settle(Recorded(pay.lease, 2, "noop", EffectState.FAILED, None, {"message": "declined"}))
+    await hand.settle(Noted(pay.lease, 3, "now", digest(b"1"), b'"noon"'))
+    await hand.settle(Suspended(pay.lease, WaitKind.INPUT, "which account?", {}, "1"))
+    open_wait = next(row[0] for row in await engine.waits(run) if row[0] != wait)
+    await answer(engine.pools, DEFAULT_TENANT, open_wait, Decision.RESPONDED, by="ann", value="account A")
+    (pay,) = await hand.claim()
+    await hand.succeed(pay)
+    return run
 
 
 async def a_run(engine: Engine) -> UUID:
@@ -149,6 +176,71 @@ async def test_whatever_is_done_to_an_export_is_found(engine: Engine, tmp_path: 
         assert "broken at event" in answer.err, (what, answer.err)
         assert said in answer.err, (what, answer.err)
         assert "Traceback" not in answer.err, what
+
+
+def forged(find: Callable[[Lines], int], **fields: object) -> Callable[[Lines], Lines]:
+    """Return what changes fields of a line, and the digest of its request with it."""
+
+    def change(lines: Lines) -> Lines:
+        line = orjson.loads(lines[find(lines)])
+        more = {"request_sha256": digest(dumps(fields["request"]))} if line["record"] == "effect" else {}
+        return edited(find, **fields, **more)(lines)
+
+    return change
+
+
+def answered(nth: int, **told: object) -> Callable[[Lines], Lines]:
+    """Return what changes the answer of a wait."""
+
+    def change(lines: Lines) -> Lines:
+        wait = orjson.loads(lines[record("wait", nth)(lines)])
+        return edited(record("wait", nth), answer={**wait["answer"], **told})(lines)
+
+    return change
+
+
+def without(kind: str) -> Callable[[Lines], Lines]:
+    """Return what takes all lines of a kind away."""
+    return lambda lines: [line for line in lines if orjson.loads(line)["record"] != kind]
+
+
+FORGED = {
+    "a request": (edited(record("effect"), request={"amount": 5000}), "request"),
+    "a request and its digest": (forged(record("effect"), request={"amount": 5000}), "request"),
+    "a result": (edited(record("effect"), result={"charged": 0}), "result"),
+    "a result's state": (edited(record("effect"), state="failed", result=None, error={"message": "declined"}), "events say done"),
+    "an error": (edited(record("effect", 1), error={"message": "it is paid"}), "error"),
+    "what was noted": (edited(record("effect", 2), result="midnight"), "result"),
+    "a call's class": (edited(record("effect"), **{"class": "manual"}), "intent"),
+    "a call's name": (edited(record("effect"), name="refund"), "intent"),
+    "a call's approval": (edited(record("effect"), approval=None), "approval"),
+    "how often it was sent": (edited(record("effect"), sends=9), "sent"),
+    "one call left out": (deleted(record("effect")), "effect 1 of step 0 is missing"),
+    "all calls left out": (without("effect"), "missing"),
+    "a call made up": (edited(record("effect"), no=7), "no event tells of it"),
+    "what was approved": (edited(record("wait"), request={"amount": 5000}), "not opened for this request"),
+    "what was asked": (edited(record("wait", 1), name="which bank?"), "not opened for this request"),
+    "who approved": (edited(record("wait"), answered_by="the CFO"), "answer"),
+    "who the answer says approved": (answered(0, by="the CFO"), "answer"),
+    "why": (answered(0, reason="it is not due"), "answered"),
+    "the decision": (answered(0, decision="rejected"), "answer"),
+    "the answer": (answered(1, value="account B"), "answered"),
+    "an answer taken back": (edited(record("wait"), state="open", answer=None, answered_by=None), "events say answered"),
+    "one wait left out": (deleted(record("wait", 1)), "missing"),
+    "all waits left out": (without("wait"), "missing"),
+    "whose event it is": (edited(record("event", -1), step="refund"), "is not of step 'refund'"),
+    "the goal": (edited(record("run"), goal="Pay nothing"), "goal"),
+    "how many steps": (edited(record("run"), steps_total=99), "99"),
+}  # fmt: skip
+
+
+async def test_whatever_is_forged_of_calls_and_answers_is_found(engine: Engine) -> None:
+    lines = await exported(engine, await a_purchase(engine))
+    verify_export(lines)
+    for what, (forge, said) in FORGED.items():
+        with pytest.raises(ChainBroken) as broken:
+            verify_export(forge(list(lines)))
+        assert said in str(broken.value), (what, broken.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no json\n", b"{}\n", b"[1]\n", b'{"record": "event"}\n', b"\xff\xfe"])

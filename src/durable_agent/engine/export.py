@@ -19,7 +19,9 @@ from durable_agent.core.states import RunEvent, StepEvent
 from durable_agent.db import reads
 from durable_agent.db.pool import Connection, Database
 from durable_agent.engine.journal import EFFECTS, WAITS
+from durable_agent.engine.recorded import effect_faults
 from durable_agent.errors import NotFound
+from durable_agent.testing.history import Checker, read_runs
 
 FORMAT = 1
 _PAGE = 1000
@@ -108,7 +110,11 @@ def verify_export(lines: Iterable[bytes]) -> tuple[UUID, int]:
 
 
 def faults_in(lines: Iterable[bytes]) -> tuple[UUID, int, list[str]]:
-    """As `verify_export`, with all that the rows have against the events in place of an exception for the first of it."""
+    """As `verify_export`, with all that the rows have against the events in place of an exception for the first of it.
+
+    The invariants that one run tells of are derived anew by the history checker, which knows nothing of the engine's own fold.
+    """
+    lines = list(lines)
     found = parse_export(lines)
     try:
         run_id, head = UUID(found.run["id"]), bytes.fromhex(found.run["chain"])
@@ -119,6 +125,11 @@ def faults_in(lines: Iterable[bytes]) -> tuple[UUID, int, list[str]]:
         altered = [c["sha256"] for c in found.contents if digest(c["content"].encode()) != c["sha256"]]
         faults = [f"the content of artifact {one} was altered" for one in altered]
         faults += row_faults(found.run, found.steps, stored) + effect_faults(found.effects, found.waits, stored)
+        faults += _name_faults(found)
+        checker = Checker(at_rest=False)
+        for exported in read_runs(lines):
+            checker.add(exported)
+        faults += [f"{one.invariant}: {one.message}" for one in checker.report.violations]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ChainBroken(len(found.events) + 1, f"a line of the run or of a step was altered: {error}") from None
     return run_id, count, faults
@@ -187,6 +198,20 @@ def row_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[St
 _WITH_OUTPUT = (StepEvent.SUCCEEDED, StepEvent.SHARED)
 
 
+def _name_faults(found: Export) -> list[str]:
+    """Return where what a line says for its reader's sake is not what the chained part of the record says."""
+    names = {step["no"]: step["name"] for step in found.steps}
+    faults = [
+        f"event {e['seq']} is not of step {e['step']!r}" for e in found.events if e["step"] != names.get(e["step_no"])
+    ]
+    told = orjson.loads(found.events[0]["data"]).get("detail_sha256")
+    if told != (digest(dumps({"goal": found.run["goal"]})) if found.run["goal"] else None):
+        faults.append("the run's goal is not the one that was submitted")
+    if found.run["steps_total"] != len(found.steps):
+        faults.append(f"the run has {len(found.steps)} steps, its row says {found.run['steps_total']}")
+    return faults
+
+
 def _input_faults(run: dict[str, Any], steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
     """Return whether the inputs are no longer those that were submitted, or added later."""
     for first, last, told in _parts(steps, events):
@@ -206,46 +231,6 @@ def _graph_faults(steps: list[dict[str, Any]], events: list[StoredEvent]) -> lis
         if told.get("graph_sha256") != graph.digest():
             return ["the steps are not the graph that was submitted"]
     return [] if parts and parts[-1][1] == len(steps) else ["there are steps that no event tells of"]
-
-
-def effect_faults(effects: list[dict[str, Any]], waits: list[dict[str, Any]], events: list[StoredEvent]) -> list[str]:
-    """Return where recorded effects and waits are not what the events say: requests, results, decisions (I11, I7)."""
-    faults: list[str] = []
-    intents: dict[tuple[int | None, int], dict[str, Any]] = {}
-    results: dict[tuple[int | None, int], str | None] = {}
-    opened: dict[str, str] = {}
-    decided: dict[str, Any] = {}
-    for event in events:
-        told = orjson.loads(event.data)
-        match event.type:
-            case StepEvent.EFFECT_INTENDED:
-                intents[event.step_no, told["effect"]] = told
-            case StepEvent.EFFECT_RECORDED:
-                results[event.step_no, told["effect"]] = told.get("result_sha256")
-            case StepEvent.WAITING:
-                opened[told["wait"]] = told["request_sha256"]
-            case StepEvent.ANSWERED:
-                decided[told["wait"]] = told["decision"]
-            case StepEvent.EFFECT_SETTLED if told["decision"] == "happened" and event.detail is not None:
-                results[event.step_no, told["effect"]] = digest(dumps(orjson.loads(event.detail)["result"]))
-            case _:
-                pass
-    for effect in effects:
-        key, name = (effect["step_no"], effect["no"]), f"effect {effect['no']} of step {effect['step_no']}"
-        intent = intents.get(key)
-        if effect["key"] and (intent is None or intent["key"] != effect["key"]):
-            faults.append(f"{name}: no event tells of its intent")
-        if effect["key"] and digest(dumps(effect["request"])) != effect["request_sha256"]:
-            faults.append(f"{name}: its request is not the one that was recorded")
-        if effect["state"] == "done" and results.get(key) != digest(dumps(effect["result"])):
-            faults.append(f"{name}: its result is not the one that was recorded")
-    for wait in waits:
-        if opened.get(str(wait["id"])) != wait["request_sha256"]:
-            faults.append(f"wait {wait['id']}: it was not opened for this request")
-        told = (wait["answer"] or {}).get("decision")
-        if wait["state"] == "answered" and decided.get(str(wait["id"])) != told:
-            faults.append(f"wait {wait['id']}: its answer is not the one that was recorded")
-    return faults
 
 
 def _parts(steps: list[dict[str, Any]], events: list[StoredEvent]) -> list[tuple[int, int, dict[str, Any]]]:
