@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -189,6 +190,14 @@ async def test_only_who_may_answer_a_wait_answers_one_by_a_message(api: Api) -> 
     assert wait["run_id"] == run
     answer = await api.http.post(f"/runs/{run}/messages", json={"message": "Oslo"}, headers=operator)
     assert answer.status_code == 202, answer.text
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"a": functools.reduce(lambda inner, _: [inner], range(300), [])}, {"a": "x" * 300_000}]
+)
+async def test_what_a_message_brings_along_is_checked_as_the_message_is(api: Api, metadata: Any) -> None:
+    answer = await api.http.post(f"/runs/{GONE}/messages", json={"message": "x", "metadata": metadata})
+    assert (answer.status_code, answer.json()["field"]) == (422, "metadata")
 
 
 async def test_messages_to_runs_that_take_none_say_why(api: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 
 import psycopg
 import pytest
@@ -35,6 +36,14 @@ async def test_an_error_is_its_own_and_keeps_nobody_else_from_being_committed(en
     done = await asyncio.gather(*asked, together.run(ADD, {"n": 4, "by": 1}), return_exceptions=True)
     assert [type(one) for one in done] == [list, psycopg.errors.DivisionByZero, psycopg.ProgrammingError, list]
     assert noted.execute("select n from noted order by n") == [(1,), (4,)]
+
+
+async def test_a_value_too_large_for_an_index_is_no_outage(engine: Engine, noted: Database) -> None:
+    noted.execute("alter table noted add text text unique")
+    together = Together(engine.pools)
+    large = together.run("insert into noted (text) values (%(text)s)", {"text": secrets.token_hex(20_000)})
+    done = await asyncio.gather(together.run(ADD, {"n": 1, "by": 1}), large, return_exceptions=True)
+    assert [type(one) for one in done] == [list, psycopg.errors.ProgramLimitExceeded]
 
 
 async def test_who_is_cancelled_before_its_turn_asks_for_nothing(engine: Engine, noted: Database) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
+from typing import Any
 
-from durable_agent.core.outcomes import Succeeded, Verdict
+import pytest
+
+from durable_agent.core.outcomes import Succeeded, Suspended, Verdict
+from durable_agent.core.records import Claim, WaitKind
 from durable_agent.db.doorbell import Bell, Listener
 from durable_agent.engine.backend import PostgresBackend
 from durable_agent.telemetry import Counters
@@ -21,12 +26,21 @@ def backend(engine: Engine, hand: Hand) -> PostgresBackend:
     )
 
 
-async def test_a_value_the_database_refuses_fails_its_step_and_no_other(engine: Engine) -> None:
+def no_json(claim: Claim) -> Succeeded:
+    return Succeeded(claim.lease, b"{no json")
+
+
+def too_large_for_an_index(claim: Claim) -> Suspended:
+    return Suspended(claim.lease, WaitKind.STEPS, "w", {}, "x", steps=(step("s", tool=secrets.token_hex(20_000)),))
+
+
+@pytest.mark.parametrize("refused", [no_json, too_large_for_an_index])
+async def test_a_value_the_database_refuses_fails_its_step_and_no_other(engine: Engine, refused: Any) -> None:
     run = await engine.submit(run_of(step("good")))
     bad_run = await engine.submit(run_of(step("bad")))
     hand = engine.hand()
     claims = {claim.name: claim for claim in await hand.claim()}
-    outcomes = [ok(claims["good"], 1), Succeeded(claims["bad"].lease, b"{no json")]
+    outcomes = [ok(claims["good"], 1), refused(claims["bad"])]
     answer = await backend(engine, hand).exchange(outcomes, free=0, solo=True)
     assert answer.verdicts == (Verdict.OK, Verdict.OK)
     assert (await engine.run(run))["status"] == "completed"

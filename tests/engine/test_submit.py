@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from typing import Any
 
+import psycopg
 import pytest
 
 from durable_agent.core.records import DEFAULT_TENANT
-from durable_agent.engine.submit import Submission, submit
-from durable_agent.errors import GraphInvalid, KeyReused
+from durable_agent.db.doorbell import Bell
+from durable_agent.engine.submit import Submission, Submitted, Submitter, submit
+from durable_agent.errors import GraphInvalid, KeyReused, PayloadRejected
 from tests.support.postgres import Database
 from tests.support.runs import Engine, run_of, step
 
@@ -61,3 +65,24 @@ async def test_a_batch_with_a_key_that_is_taken_stores_none(engine: Engine, data
     with pytest.raises(KeyReused):
         await submit(engine.pools, DEFAULT_TENANT, batch_of)
     assert database.execute("select count(*) from runs") == [(1,)]
+
+
+async def test_what_is_wrong_with_one_of_a_group_it_alone_is_told(engine: Engine, database: Database) -> None:
+    deep: Any = 1
+    for _ in range(300):
+        deep = [deep]
+    specs = [run_of(step("good")) for _ in range(12)]
+    specs[1] = run_of(step("nul", tool="x\x00"))
+    specs[5] = run_of(step("large", tool=secrets.token_hex(20_000)))
+    specs[10] = run_of(step("deep"), metadata={"a": deep})
+    submitter = Submitter(engine.pools, Bell(engine.pools, enabled=False))
+    asked = [asyncio.create_task(submitter.submit(DEFAULT_TENANT, Submission(spec))) for spec in specs]
+    await asyncio.sleep(0)  # all of them wait before the first commit begins
+    committing = asyncio.create_task(submitter.run())
+    done = await asyncio.gather(*asked, return_exceptions=True)
+    committing.cancel()
+    assert {no: type(one) for no, one in enumerate(done) if not isinstance(one, Submitted)} == {
+        1: psycopg.DataError, 5: PayloadRejected, 10: TypeError,
+    }  # fmt: skip
+    stored = {row[0] for row in database.execute("select id from runs")}
+    assert stored == {one.run_id for one in done if isinstance(one, Submitted)}

@@ -77,6 +77,7 @@ async def send_message(request: Request, run_id: UUID, who: Writer) -> Response:
     state = state_of(request)
     asked: MessageRequest = parsed(MessageRequest, await body_of(request))
     check_value(asked.message, "message", state.settings)
+    check_value(asked.metadata, "metadata", state.settings)
     made = await agents.follow_up(state.db, who.tenant, run_id, asked.message, metadata=asked.metadata)
     if isinstance(made, UUID):
         await state.guard.admit(request, "operate")

@@ -35,8 +35,9 @@ def _plain(text: str) -> str:
     return text
 
 
+MAX_NAME = 200
 Text = Annotated[str, AfterValidator(_plain)]
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_plain)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_plain)]
 
 
 class Model(BaseModel):
@@ -90,8 +91,11 @@ class StepRequest(Model):
     max_crashes: int | None = Field(None, ge=1, le=100_000)
     compensate: Name | None = None
 
-    def to_spec(self, settings: Settings) -> StepSpec:
-        """Return the step with every default filled in."""
+    def to_spec(self, settings: Settings, field: str) -> StepSpec:
+        """Return the step with every default filled in. Raises InvalidRequest for a tool named by what cannot be a name.
+
+        `field` is where the step is in the request.
+        """
         prefix, dot, rest = self.name.partition(".")
         named = StepKind(prefix) if dot and prefix in _KINDS else None
         kind = self.kind or named or StepKind.TOOL_CALL
@@ -101,7 +105,7 @@ class StepRequest(Model):
         return StepSpec(
             name=self.name,
             kind=kind,
-            tool=self.tool or self._tool(kind, rest if named else self.name),
+            tool=self.tool or self._tool(kind, rest if named else self.name, field),
             input=self.input,
             depends_on=tuple(
                 Dependency(d) if isinstance(d, str) else Dependency(d.step, d.when) for d in self.depends_on
@@ -116,14 +120,23 @@ class StepRequest(Model):
             compensate=self.compensate,
         )
 
-    def _tool(self, kind: StepKind, rest: str) -> str:
+    def _tool(self, kind: StepKind, rest: str, field: str) -> str:
         if kind is not StepKind.TOOL_CALL:
             return kind.value
         named = self.input.get("tool") if isinstance(self.input, dict) else None
-        return named if isinstance(named, str) and named else rest
+        if not isinstance(named, str) or not named:
+            return _name(rest, f"{field}.name")
+        return _name(named, f"{field}.input.tool")
 
 
 _KINDS = frozenset(StepKind)
+
+
+def _name(text: str, field: str) -> str:
+    """Return the name of a tool that no field of that name brought. Raises InvalidRequest as `Name` would."""
+    if not 1 <= len(text) <= MAX_NAME or "\x00" in text:
+        raise InvalidRequest(f"{field}: a tool's name has 1 to {MAX_NAME} characters, none of them NUL", field=field)
+    return text
 
 
 class BudgetRequest(Model):
@@ -196,7 +209,7 @@ class RunRequest(Model):
         for no, step in enumerate(self.steps):
             check_value(step.input, f"steps.{no}.input", settings)
         return RunSpec(
-            steps=tuple(step.to_spec(settings) for step in self.steps), goal=self.goal, input=self.input,
+            steps=tuple(step.to_spec(settings, f"steps.{no}") for no, step in enumerate(self.steps)), goal=self.goal, input=self.input,
             metadata=self.metadata, budget=self.limits,
         )  # fmt: skip
 

@@ -68,6 +68,13 @@ class EngineConnection(AsyncConnection[Any]):
 # Errors after which the same work may be tried again on a new connection.
 TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InternalError, PoolTimeout, OSError)
 
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether the world failed, and not what was asked for: what is too large for an index is no smaller sent again."""
+    # The driver counts class 54 (program limit exceeded) among the errors of the operation.
+    return isinstance(error, TRANSIENT) and not (getattr(error, "sqlstate", None) or "").startswith("54")
+
+
 # An empty table makes all indexes look alike, and a plan made then is kept: so no plan may sort what an index has in order.
 # What the engine touches was touched a moment ago and is in memory: a page costs little more than a row.
 ENGINE_SETTINGS: LiteralString = (

@@ -18,7 +18,7 @@ from durable_agent.core.records import DEFAULT_TENANT, FailureClass, Lease, Tena
 from durable_agent.core.text import plain
 from durable_agent.db.arrays import literals
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, WINDOW_S, Bell, Listener
-from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_outage
 from durable_agent.db.sql import load
 from durable_agent.db.together import Together
 from durable_agent.engine import gate
@@ -78,15 +78,8 @@ class PostgresBackend:
         """Exchange; when a value cannot be stored, settle one by one, and fail the step whose value it was."""
         try:
             return await exchange(self._db, self._room, outcomes, free=free, solo=solo, bell=self._bell)
-        except TRANSIENT:
-            raise
-        except (
-            psycopg.Error,
-            TypeError,
-            ValueError,
-            OverflowError,
-        ) as error:  # PostgreSQL refuses it, or its encoding does
-            if not outcomes:
+        except UNSTORABLE as error:
+            if not outcomes or is_outage(error):
                 raise
             if len(outcomes) == 1:
                 one = await exchange(self._db, self._room, [refused(outcomes[0], error)], free=0, solo=solo)
@@ -212,5 +205,7 @@ def refused(outcome: Outcome, error: Exception) -> Outcome:
     return Failed(outcome.lease, FailureClass.INVALID_INPUT, type(error).__name__, message)
 
 
+# What PostgreSQL refuses, or what does not come so far because it cannot be encoded.
+UNSTORABLE = (psycopg.Error, TypeError, ValueError, OverflowError)
 NOTHING = Exchange((), (), (), more=False)
 _HINTS = {READY: "ready", CONTROL: "control"}

@@ -23,13 +23,13 @@ from durable_agent.core.turns import claim_order
 from durable_agent.db.arrays import ints
 from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import EVENTS, READY, Bell
-from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_outage
 from durable_agent.engine.caps import release
 from durable_agent.engine.journal import Head, Journal, Row, read_now
 from durable_agent.engine.routes import RouteKey, Routes
 from durable_agent.engine.rows import RUN_COLUMNS, STEP_COLUMNS, SUBMIT, json_text, policy_text
 from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS
-from durable_agent.errors import DatabaseUnavailable, DurableAgentError, KeyReused
+from durable_agent.errors import DatabaseUnavailable, DurableAgentError, KeyReused, PayloadRejected
 
 _HINTS = (READY, EVENTS)
 
@@ -136,6 +136,10 @@ async def _store(
                     await release(conn, [(tenant, agent) for tenant, agent in agents if agent is not None], lifted=True)
                     carried = bell is None or await bell.carry(conn, *_HINTS)
     except TRANSIENT as error:
+        if not is_outage(error):
+            raise PayloadRejected(
+                f"a value of the run is larger than PostgreSQL can hold: {first_line(error)}"
+            ) from error
         raise DatabaseUnavailable(f"the run was not stored: {first_line(error)}; send it again") from error
     if bell is not None and not carried:
         bell.ring(*_HINTS)
@@ -325,7 +329,10 @@ class Submitter:
         self._wake = asyncio.Event()
 
     async def submit(self, tenant: Tenant, submission: Submission) -> Submitted:
-        """Return when the run is committed. Raises GraphInvalid, KeyReused, DatabaseUnavailable."""
+        """Return when the run is committed. Raises GraphInvalid, KeyReused, PayloadRejected, DatabaseUnavailable.
+
+        What is wrong with a submission it alone is told.
+        """
         one = planned(tenant, submission, max_steps=self._max_steps)
         future: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
         self._waiting.append((one, future))
@@ -345,15 +352,22 @@ class Submitter:
             batch, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
             if not self._waiting:
                 self._wake.clear()
-            # Someone may have given up waiting; his run is not started behind his back.
-            batch = [(one, future) for one, future in batch if not future.done()]
-            if batch:
-                await self._commit(batch)
+            await self._commit(batch)
 
     async def _commit(self, batch: Sequence[tuple[Planned, asyncio.Future[Submitted]]]) -> None:
+        # Someone may have given up waiting; his run is not started behind his back.
+        batch = [(one, future) for one, future in batch if not future.done()]
+        if not batch:
+            return
         try:
             results = await _store(self._db, [one for one, _ in batch], self._memory, self._bell, all_or_nothing=False)
-        except Exception as error:  # one bad batch must not end the loop; everyone in it hears of it
+        except Exception as error:  # one bad batch must not end the loop
+            if len(batch) > 1 and not isinstance(error, DatabaseUnavailable):
+                # Whose fault it is shows when each half is tried by itself: the others' few commits more are all it costs.
+                half = len(batch) // 2
+                await self._commit(batch[:half])
+                await self._commit(batch[half:])
+                return
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
