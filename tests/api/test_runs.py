@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import orjson
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from durable_agent.core.records import DEFAULT_TENANT
+from durable_agent.db.pool import Database as Pools
 from durable_agent.engine.export import verify_export
+from durable_agent.engine.graphs import register
 from durable_agent.settings import Settings
 from tests.support.postgres import Database
 from tests.support.server import Api, serving, working
@@ -28,6 +32,10 @@ SEED = {
 async def api(settings: Settings) -> Any:
     async with serving(settings) as made:
         yield made
+
+
+def nested(levels: int) -> Any:
+    return functools.reduce(lambda inner, _: [inner], range(levels), 1)
 
 
 def code(answer: Any) -> str:
@@ -149,11 +157,31 @@ async def test_what_is_no_run_at_all_is_a_4xx(api: Api, body: bytes) -> None:
 
 
 async def test_a_nested_input_is_refused_by_its_depth(api: Api) -> None:
-    deep: Any = 1
-    for _ in range(40):
-        deep = [deep]
-    answer = await api.http.post("/runs", json={"steps": [{"name": "a", "input": deep}]})
+    answer = await api.http.post("/runs", json={"steps": [{"name": "a", "input": nested(40)}]})
     assert (answer.status_code, answer.json()["field"]) == (422, "steps.0.input")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "field"),
+    [
+        ({"steps": [{"name": "a", "tool": "noop"}], "input": nested(300)}, {"Idempotency-Key": "k"}, "input"),
+        ({"graph": "typed", "input": {"n": nested(300)}}, {}, "input"),
+        ({"graph": "typed", "input": {"n": nested(40)}}, {}, "input"),
+        ({"graph": "typed", "input": {"n": "x" * 900_000}}, {}, "input"),
+        ({"graph": "typed", "input": {"n": "x" * 90_000}}, {}, "input.n"),
+        ([nested(300)], {}, "body"),
+    ],
+)  # fmt: skip
+async def test_what_is_too_deep_or_too_large_is_refused_before_anything_else_looks_at_it(
+    api: Api, settings: Settings, body: Any, headers: dict[str, str], field: str
+) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    async with Pools.open(settings.database_url or "", size=2) as pools:
+        steps = [{"name": "a", "tool": "noop"}]
+        await register(pools, DEFAULT_TENANT, [("typed", "1", steps, schema, [])])
+    answer = await api.http.post("/runs", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert len(answer.content) < 2000
 
 
 async def test_a_body_that_is_too_large_is_refused(api: Api) -> None:

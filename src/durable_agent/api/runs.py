@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import orjson
@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response, StreamingResponse
 
-from durable_agent.api.schemas import BatchRequest, ControlRequest, ReplayRequest, RunRequest, check_value
+from durable_agent.api.schemas import BatchRequest, ControlRequest, ReplayRequest, RunRequest, check_value, depth
 from durable_agent.api.state import State, reply, state_of
 from durable_agent.api.stream import sse
 from durable_agent.api.views import cursor_of, read_cursor, run_view
@@ -34,6 +34,9 @@ from durable_agent.engine.submit import Submission, Submitted
 from durable_agent.errors import CallerError, Conflict, InvalidRequest, NotFound
 
 router = APIRouter(tags=["runs"])
+
+# orjson reads more levels than the 254 that it writes; of a value in it, `max_depth` allows 200 at most.
+MAX_BODY_DEPTH: Final = 240
 
 
 def asks(scope: str) -> Any:
@@ -56,15 +59,27 @@ async def body_of(request: Request) -> bytes:
 
 
 def parsed(model: type[BaseModel], body: bytes) -> Any:
-    """Return the body as the model. Raises RequestValidationError, or CallerError for what is no JSON at all."""
+    """Return the body as the model.
+
+    Raises RequestValidationError, InvalidRequest for one that is nested too deep, CallerError for what is no JSON at all.
+    """
     try:
         value = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:
         raise CallerError(f"the body is no JSON document: {error}") from None
+    _check_depth(value)
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from None
+
+
+def _check_depth(body: Any) -> None:
+    """Return if a body can be written again, as its digest is. Raises InvalidRequest naming its part that is too deep."""
+    if depth(body) > MAX_BODY_DEPTH:
+        parts = body.items() if isinstance(body, dict) else ()
+        field = next((name[:200] for name, part in parts if depth(part) >= MAX_BODY_DEPTH), "body")
+        raise InvalidRequest(f"{field} is nested deeper than {MAX_BODY_DEPTH}", field=field)
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:

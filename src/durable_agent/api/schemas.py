@@ -194,10 +194,11 @@ class RunRequest(Model):
         Raises InvalidRequest naming the step or field that is too large, or the field of the input the graph refuses.
         """
         if graph is not None:
-            check_schema(self.input, graph.input_schema)
             made = self.model_copy(update={"steps": [StepRequest.model_validate(step) for step in graph.steps]})
+            spec = made.to_spec(settings)
+            check_schema(self.input, graph.input_schema)  # by now it is known not to be too deep
             return replace(
-                made.to_spec(settings), graph=self.graph, lane=self.graph or "", graph_version=graph.version,
+                spec, graph=self.graph, lane=self.graph or "", graph_version=graph.version,
                 budget=self.limits or graph.budget,
             )  # fmt: skip
         if len(self.steps) > settings.max_steps:
@@ -283,8 +284,13 @@ def check_schema(value: Any, schema: dict[str, Any] | None) -> None:
     import jsonschema_rs
 
     for error in jsonschema_rs.validator_for(schema).iter_errors(value):
-        where = ".".join(["input", *map(str, error.instance_path)])
-        raise InvalidRequest(f"{where}: {error.message}", field=where)
+        # Both repeat the input, however large it is.
+        where = _short(".".join(["input", *map(str, error.instance_path)]))
+        raise InvalidRequest(f"{where}: {_short(error.message)}", field=where)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 500 else f"{text[:300]} … {text[-199:]}"
 
 
 def check_value(value: Any, field: str, settings: Settings) -> None:
