@@ -15,7 +15,7 @@ from durable_agent.core.records import DEFAULT_TENANT, EffectState, FailureClass
 from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.engine import control
 from durable_agent.engine.answer import answer
-from durable_agent.engine.export import export_lines, verify_export
+from durable_agent.engine.export import export, verify_export
 from tests.cli.system import Answer, command
 from tests.support.runs import Engine, call_of, run_of, step
 
@@ -24,7 +24,8 @@ Lines = list[bytes]
 
 async def exported(engine: Engine, run: UUID) -> Lines:
     """Return a run's export, line by line."""
-    return [line async for line in export_lines(engine.pools, DEFAULT_TENANT, run)]
+    with await export(engine.pools, DEFAULT_TENANT, run) as file:
+        return file.readlines()
 
 
 async def a_purchase(engine: Engine) -> UUID:

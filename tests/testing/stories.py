@@ -29,7 +29,7 @@ from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.db import reads
 from durable_agent.engine import control
 from durable_agent.engine.answer import answer
-from durable_agent.engine.export import export_lines
+from durable_agent.engine.export import export
 from durable_agent.testing.history import Report, check, read_runs
 from tests.support.runs import Engine, Hand, engine_on, run_of, step
 
@@ -130,7 +130,8 @@ async def _make(url: str) -> History:
 
 
 async def _keep(engine: Engine, made: History, name: str, run: UUID) -> None:
-    made.runs[name] = [orjson.loads(line) async for line in export_lines(engine.pools, DEFAULT_TENANT, run)]
+    with await export(engine.pools, DEFAULT_TENANT, run) as file:
+        made.runs[name] = [orjson.loads(line) for line in file]
     async with engine.pools.reading() as conn:
         rows = await reads.events(conn, DEFAULT_TENANT, run, after=0, limit=1000)
     frames = [orjson.loads(orjson.dumps(reads.frame(run, row), default=str)) for row in rows]

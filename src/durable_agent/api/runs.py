@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import IO, Annotated, Any, Final
 from uuid import UUID
 
 import orjson
@@ -26,7 +28,7 @@ from durable_agent.db.doorbell import CONTROL, EVENTS, READY
 from durable_agent.db.keys import Principal
 from durable_agent.engine import agents, control
 from durable_agent.engine.explain import explain
-from durable_agent.engine.export import export_lines
+from durable_agent.engine.export import export
 from durable_agent.engine.fork import Edit, diff, fork
 from durable_agent.engine.graphs import graph_of
 from durable_agent.engine.rows import SUBMIT
@@ -230,16 +232,18 @@ async def get_events(
 @router.get("/runs/{run_id}/export")
 async def export_run(request: Request, run_id: UUID, who: Reader) -> Response:
     """Return the run's whole history as JSON lines, which `durable-agent runs verify FILE` checks by itself."""
-    lines = export_lines(state_of(request).db, who.tenant, run_id, state_of(request).artifacts)
-    first = await anext(lines)
+    state = state_of(request)
+    async with state.exports:
+        file = await export(state.db, who.tenant, run_id, state.artifacts)
+    length, _ = file.seek(0, os.SEEK_END), file.seek(0)
+    headers = {"Content-Disposition": f'attachment; filename="run-{run_id}.jsonl"', "Content-Length": str(length)}
+    return StreamingResponse(_pieces(file), media_type="application/jsonl", headers=headers)
 
-    async def all_lines() -> AsyncIterator[bytes]:
-        yield first
-        async for line in lines:
-            yield line
 
-    headers = {"Content-Disposition": f'attachment; filename="run-{run_id}.jsonl"'}
-    return StreamingResponse(all_lines(), media_type="application/jsonl", headers=headers)
+async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
+    with file:
+        while piece := await asyncio.to_thread(file.read, 262_144):
+            yield piece
 
 
 @router.get("/runs/{run_id}/explain")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import orjson
@@ -36,6 +37,8 @@ class State:
     counters: Counters
     vault: Vault
     board: Board
+    # Each holds a connection, and what it reads, until it is put together.
+    exports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
 
 def state_of(conn: HTTPConnection) -> State:

@@ -96,7 +96,8 @@ def show_events(
 @app.command()
 def export(run: RunId, url: Url = None) -> None:
     """Write a run's whole history to standard output as JSON lines, for `runs verify`."""
-    with connected(url_of(url)) as client, client.stream("GET", f"/runs/{run}/export") as answer:
+    # It is put together before its first byte is sent.
+    with connected(url_of(url)) as client, client.stream("GET", f"/runs/{run}/export", timeout=600.0) as answer:
         if not answer.is_success:
             answer.read()
             raise refusal(answer)

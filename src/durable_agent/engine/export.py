@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import IO, Any
 from uuid import UUID
 
 import orjson
@@ -20,53 +22,96 @@ from durable_agent.db import reads
 from durable_agent.db.pool import Connection, Database
 from durable_agent.engine.journal import EFFECTS, WAITS
 from durable_agent.engine.recorded import effect_faults
-from durable_agent.errors import NotFound
+from durable_agent.errors import NotFound, OutsideError
 from durable_agent.testing.history import Checker, read_runs
 
 FORMAT = 1
 _PAGE = 1000
+_PIECE_BYTES = 1_048_576
+_IN_MEMORY_BYTES = 8 * _PIECE_BYTES
 
 
-async def export_lines(
-    db: Database, tenant: Tenant, run_id: UUID, artifacts: Artifacts | None = None
-) -> AsyncIterator[bytes]:
-    """Yield the lines of a run's export: run, steps, effects, waits, events in order with their hashes, end.
+async def export(db: Database, tenant: Tenant, run_id: UUID, artifacts: Artifacts | None = None) -> IO[bytes]:
+    """Return a run's export as a temporary file, open at its beginning: run, steps, effects, waits, events in order with their
+    hashes, end.
 
-    All lines are of one moment: they are read in one snapshot. With `artifacts` the results that lie there are in it, too.
-    Raises NotFound.
+    All of it is of one moment. It is whole, and no connection is held, before the caller has any of it: however slowly it is sent,
+    nobody else waits for that. With `artifacts` the results that lie there are in it, too. Raises NotFound, OutsideError.
     """
-    async with db.reading() as conn:
-        async for line in lines_of(conn, tenant, run_id, artifacts):
-            yield line
+    with ExitStack() as held:
+        spool = _Spool(held.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)))
+        kept, end = set[str](), dict[str, Any]()
+        async with db.reading() as conn:
+            async for record in _records(conn, tenant, run_id):
+                value = record.get("result") if record["record"] == "effect" else record.get("output")
+                if value is not None and is_reference(value):
+                    kept.add(value[KEY])
+                if record["record"] == "end":
+                    end = record
+                else:
+                    await spool.add(_line(record))
+        for digest_ in sorted(kept) if artifacts is not None else ():
+            # What the store has lost is missing from the export, too; its digest still tells what it was.
+            with suppress(NotFound, StoreUnavailable):
+                content = (await artifacts.get(digest_)).decode() if artifacts is not None else ""
+                await spool.add(_line({"record": "content", "sha256": digest_, "content": content}))
+        await spool.add(_line(end))
+        file = await spool.whole()
+        held.pop_all()
+        return file
 
 
-async def lines_of(
-    conn: Connection, tenant: Tenant, run_id: UUID, artifacts: Artifacts | None = None
-) -> AsyncIterator[bytes]:
-    """As `export_lines`, over a connection that has no transaction open."""
+async def lines_of(conn: Connection, tenant: Tenant, run_id: UUID) -> AsyncIterator[bytes]:
+    """Yield the lines of an export without what lies in the artifact store, over a connection that has no transaction open.
+
+    They are read as they are asked for, in one snapshot: ask without delay. Raises NotFound.
+    """
+    async for record in _records(conn, tenant, run_id):
+        yield _line(record)
+
+
+async def _records(conn: Connection, tenant: Tenant, run_id: UUID) -> AsyncIterator[dict[str, Any]]:
     async with conn.transaction():
         await conn.execute("set transaction isolation level repeatable read, read only")
         run = await reads.run(conn, tenant, run_id)
         if run is None:
             raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
-        yield _line({"record": "run", "format": FORMAT, **run})
-        kept: set[str] = set()
+        yield {"record": "run", "format": FORMAT, **run}
         for step in await reads.steps(conn, tenant, run_id):
-            kept |= {step["output"][KEY]} if is_reference(step["output"]) else set()
-            yield _line({"record": "step", **step})
+            yield {"record": "step", **step}
         for effect in await reads.rows(conn, EFFECTS.of_run, {"tenant": tenant, "run": run_id}):
-            kept |= {effect["result"][KEY]} if is_reference(effect["result"]) else set()
-            yield _line({"record": "effect", **effect})
+            yield {"record": "effect", **effect}
         for wait in await reads.rows(conn, WAITS.of_run, {"tenant": tenant, "run": run_id}):
-            yield _line({"record": "wait", **wait})
-        for digest_ in sorted(kept) if artifacts is not None else ():
-            # What the store has lost is missing from the export, too; its digest still tells what it was.
-            with suppress(NotFound, StoreUnavailable):
-                content = (await artifacts.get(digest_)).decode() if artifacts is not None else ""
-                yield _line({"record": "content", "sha256": digest_, "content": content})
+            yield {"record": "wait", **wait}
         async for row in _events(conn, tenant, run_id):
-            yield _line({"record": "event", **row, "hash": bytes(row["hash"]).hex()})
-        yield _line({"record": "end", "events": run["last_seq"], "chain": run["chain"]})
+            yield {"record": "event", **row, "hash": bytes(row["hash"]).hex()}
+        yield {"record": "end", "events": run["last_seq"], "chain": run["chain"]}
+
+
+@dataclass(slots=True)
+class _Spool:
+    """A file that is written in large pieces, beside the event loop."""
+
+    file: IO[bytes]
+    _unwritten: bytearray = field(default_factory=bytearray)
+
+    async def add(self, line: bytes) -> None:
+        self._unwritten += line
+        if len(self._unwritten) >= _PIECE_BYTES:
+            await self._write()
+
+    async def whole(self) -> IO[bytes]:
+        await self._write()
+        self.file.seek(0)
+        return self.file
+
+    async def _write(self) -> None:
+        piece, self._unwritten = self._unwritten, bytearray()
+        try:
+            await asyncio.to_thread(self.file.write, piece)
+        except OSError as error:
+            text = f"the export cannot be put together in {tempfile.gettempdir()}: {error.strerror}; make room there, or set TMPDIR"
+            raise OutsideError(text) from error
 
 
 async def _events(conn: Connection, tenant: Tenant, run_id: UUID) -> AsyncIterator[dict[str, Any]]:
