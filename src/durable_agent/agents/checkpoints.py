@@ -353,7 +353,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except TRANSIENT as error:
-        raise DatabaseUnavailable(f"a checkpoint was not read or written: {first_line(error)}") from error
+        raise DatabaseUnavailable(f"a checkpoint was not read, or perhaps not written: {first_line(error)}") from error
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
         raise SchemaMismatch(
             "the database has no tables for LangGraph's checkpoints: run durable_agent.agents.langgraph.setup(URL) once"

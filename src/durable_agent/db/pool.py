@@ -75,6 +75,15 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, TRANSIENT) and not (getattr(error, "sqlstate", None) or "").startswith("54")
 
 
+def may_be_committed(error: BaseException) -> bool:
+    """Tell whether a COMMIT that ended with this error may have taken place: PostgreSQL did not say that it was refused."""
+    said = getattr(error, "diag", None)
+    if said is None or said.severity_nonlocalized == "ERROR":
+        return said is None
+    # A session that ends for the time that its transaction takes has not come to its COMMIT.
+    return not (said.sqlstate or "").startswith("25")
+
+
 # An empty table makes all indexes look alike, and a plan made then is kept: so no plan may sort what an index has in order.
 # What the engine touches was touched a moment ago and is in memory: a page costs little more than a row.
 ENGINE_SETTINGS: LiteralString = (

@@ -59,7 +59,7 @@ class PostgresBackend:
                 return NOTHING
             done = await self._exchange(outcomes, free=free, solo=solo)
         except (*TRANSIENT, LostRace) as error:
-            raise DatabaseUnavailable(f"nothing was settled or claimed: {first_line(error)}") from error
+            raise DatabaseUnavailable(f"nobody heard what was settled or claimed: {first_line(error)}") from error
         if done.events and outcomes:
             self._bell.ring(EVENTS)
         elif done.events:

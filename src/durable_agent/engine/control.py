@@ -12,7 +12,7 @@ from durable_agent.core.records import RunId, Tenant
 from durable_agent.core.states import IllegalTransition, RunEvent, RunStatus, StepEvent
 from durable_agent.db.arrays import literals
 from durable_agent.db.batch import batch
-from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, may_be_committed
 from durable_agent.db.sql import load
 from durable_agent.engine.caps import release, releases
 from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
@@ -47,6 +47,7 @@ async def locked(
 
     `first` is a statement that locks what must be locked before it.
     """
+    committing = False
     try:
         async with db.transaction() as conn, batch(conn):
             if first is not None:
@@ -67,12 +68,17 @@ async def locked(
                 await conn.execute(statement, params)
             if held.head.agent is not None and held.head.status.final:
                 await release(conn, [(tenant, held.head.agent)])
+            committing = True
     except IllegalTransition as error:
         verb = error.event.removeprefix("run.")
         raise Conflict(
             f"run {run_id} is {error.state}: it cannot be {verb}", run_id=str(run_id), run_status=error.state
         ) from error
     except TRANSIENT as error:
+        if committing and may_be_committed(error):
+            raise DatabaseUnavailable(
+                f"nobody knows whether run {run_id} was changed: {first_line(error)}; look at it before you try again"
+            ) from error
         raise DatabaseUnavailable(f"run {run_id} was not changed: {first_line(error)}; try again") from error
 
 

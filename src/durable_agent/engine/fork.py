@@ -33,7 +33,7 @@ from durable_agent.core.turns import claim_order
 from durable_agent.db import reads
 from durable_agent.db.arrays import ints
 from durable_agent.db.batch import batch
-from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, may_be_committed
 from durable_agent.engine.caps import release
 from durable_agent.engine.journal import Head, Journal, Row, read_now
 from durable_agent.engine.routes import Routes
@@ -171,15 +171,22 @@ async def fork(
         {_named(n, numbers): e for n, e in edits.items()},
     )
     made.decide()
+    committing = False
     try:
         async with db.transaction() as conn:
             routes = Routes()
             await routes.ensure(conn, {(tenant, s["queue"], origin["lane"], s["tool"]) for s in steps})
             async with batch(conn):
                 row = await (await read_now(conn)).fetchone()
-                return await _write(conn, Journal(row[0]), tenant, made, routes, by)
+                forked = await _write(conn, Journal(row[0]), tenant, made, routes, by)
+                committing = True
     except TRANSIENT as error:
+        if committing and may_be_committed(error):
+            raise DatabaseUnavailable(
+                f"nobody knows whether the run was started: {first_line(error)}; look at GET /runs before you send it again"
+            ) from error
         raise DatabaseUnavailable(f"the run was not started: {first_line(error)}; send it again") from error
+    return forked
 
 
 def _number(start: int | str, numbers: Mapping[str, int], steps: list[dict[str, Any]]) -> int:

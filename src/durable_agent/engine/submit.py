@@ -23,7 +23,7 @@ from durable_agent.core.turns import claim_order
 from durable_agent.db.arrays import ints
 from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import EVENTS, READY, Bell
-from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_outage
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_outage, may_be_committed
 from durable_agent.engine.caps import release
 from durable_agent.engine.journal import Head, Journal, Row, read_now
 from durable_agent.engine.routes import RouteKey, Routes
@@ -110,7 +110,7 @@ async def submit(
 async def _store(
     db: Database, plans: Sequence[Planned], memory: Memory, bell: Bell | None, *, all_or_nothing: bool
 ) -> list[Submitted | DurableAgentError]:
-    carried = True
+    carried, committing = True, False
     try:
         async with db.transaction() as conn:
             await _prepare(conn, plans, memory)
@@ -135,10 +135,16 @@ async def _store(
                     agents = {(p.tenant, p.submission.spec.agent) for p in fresh if p.submission.spec.steps[0].capped}
                     await release(conn, [(tenant, agent) for tenant, agent in agents if agent is not None], lifted=True)
                     carried = bell is None or await bell.carry(conn, *_HINTS)
+                committing = True
     except TRANSIENT as error:
         if not is_outage(error):
             raise PayloadRejected(
                 f"a value of the run is larger than PostgreSQL can hold: {first_line(error)}"
+            ) from error
+        if committing and may_be_committed(error):
+            raise DatabaseUnavailable(
+                f"nobody knows whether the run was stored: {first_line(error)}; send it again with the same Idempotency-Key,"
+                " or, if it had none, look at GET /runs first"
             ) from error
         raise DatabaseUnavailable(f"the run was not stored: {first_line(error)}; send it again") from error
     if bell is not None and not carried:
