@@ -11,8 +11,9 @@ import pytest
 
 from durable_agent.core.records import DEFAULT_TENANT
 from durable_agent.db.doorbell import Bell
+from durable_agent.engine.fork import LIVE, Edit, fork
 from durable_agent.engine.submit import Submission, Submitted, Submitter, submit
-from durable_agent.errors import GraphInvalid, KeyReused, PayloadRejected
+from durable_agent.errors import GraphInvalid, InvalidRequest, KeyReused, PayloadRejected
 from tests.support.postgres import Database
 from tests.support.runs import Engine, run_of, step
 
@@ -86,3 +87,42 @@ async def test_what_is_wrong_with_one_of_a_group_it_alone_is_told(engine: Engine
     }  # fmt: skip
     stored = {row[0] for row in database.execute("select id from runs")}
     assert stored == {one.run_id for one in done if isinstance(one, Submitted)}
+
+
+# The square of this many items is just within what one evaluation may go through.
+LONG, ITEMS = "input.l.all(a, input.l.all(b, a + b >= 0))", {"l": list(range(90))}
+
+
+async def test_conditions_that_take_too_long_together_are_refused_by_the_step_they_came_to(engine: Engine) -> None:
+    steps = [step(f"s{no}", when=LONG) for no in range(8000)]
+    with pytest.raises(InvalidRequest, match=r"reached at step 's\d+'") as refused:
+        await submit(engine.pools, DEFAULT_TENANT, [Submission(run_of(*steps, input=ITEMS))])
+    assert refused.value.facts["step"].startswith("s")
+    run = await engine.submit(run_of(*steps[:3], input=ITEMS))
+    assert set((await engine.statuses(run)).values()) == {"ready"}
+
+
+async def test_so_are_those_that_take_too_long_to_compile(engine: Engine) -> None:
+    long = " && ".join(f"input.x[{no}].y == {no}" for no in range(80))
+    steps = [step(f"s{no}", when=f"input.n == {no} && {long}") for no in range(1000)]
+    with pytest.raises(InvalidRequest, match=r"reached at step 's\d+'"):
+        await submit(engine.pools, DEFAULT_TENANT, [Submission(run_of(*steps, input={}))])
+
+
+async def test_so_are_those_of_a_fork(engine: Engine) -> None:
+    steps = [step(f"s{no}", "a", when=LONG) for no in range(8000)]
+    run = await engine.submit(run_of(step("a"), *steps, input=ITEMS))
+    given = Edit(has_output=True, output=1)
+    with pytest.raises(InvalidRequest, match=r"reached at step 's\d+'"):
+        await fork(engine.pools, DEFAULT_TENANT, run, start="a", mode=LIVE, edits={"a": given}, by="me")
+
+
+async def test_a_graph_with_conditions_is_planned_beside_the_event_loop(engine: Engine) -> None:
+    submitter = Submitter(engine.pools, Bell(engine.pools, enabled=False))
+    plain = asyncio.create_task(submitter.submit(DEFAULT_TENANT, Submission(run_of(step("a", "nowhere")))))
+    other = asyncio.create_task(submitter.submit(DEFAULT_TENANT, Submission(run_of(step("a", "nowhere", when=LONG)))))
+    await asyncio.sleep(0)
+    assert (plain.done(), other.done()) == (True, False)  # whatever the thread did, its answer is not here yet
+    for task in (plain, other):
+        with pytest.raises(GraphInvalid, match="nowhere"):
+            await task

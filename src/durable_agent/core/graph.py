@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,8 @@ from durable_agent.core.records import StepSpec
 from durable_agent.errors import ConditionInvalid, GraphInvalid, Problem
 
 MAX_PROBLEMS: Final = 50
+# Told of each condition that was compiled or evaluated, by its step's name; it may raise to end what takes too long.
+Watch = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Graph:
         return hashlib.sha256(orjson.dumps([self.names, self.parents, conditions])).hexdigest()
 
 
-def plan(steps: Sequence[StepSpec], *, max_steps: int) -> Graph:
+def plan(steps: Sequence[StepSpec], *, max_steps: int, watch: Watch | None = None) -> Graph:
     """Return the graph of the steps, in O(V + E). Raises GraphInvalid with every problem found (50 at most)."""
     problems: list[Problem] = []
     if not steps:
@@ -42,9 +44,9 @@ def plan(steps: Sequence[StepSpec], *, max_steps: int) -> Graph:
         text = f"the run has {len(steps)} steps, more than the {max_steps} allowed; split it into several runs"
         raise GraphInvalid((Problem(steps[max_steps].name, "too_many_steps", text),))
     numbers = _number(steps, problems)
-    parents, conditions = _edges(steps, numbers, problems)
+    parents, conditions = _edges(steps, numbers, problems, watch)
     for step in steps:
-        problems.extend(_condition_problem(step.name, step.when, ("outputs", "input")))
+        problems.extend(_condition_problem(step.name, step.when, ("outputs", "input"), watch))
     children = children_of(parents)
     if not problems:
         problems.extend(_cycle(steps, parents, children))
@@ -69,7 +71,7 @@ def _number(steps: Sequence[StepSpec], problems: list[Problem]) -> dict[str, int
 
 
 def _edges(
-    steps: Sequence[StepSpec], numbers: Mapping[str, int], problems: list[Problem]
+    steps: Sequence[StepSpec], numbers: Mapping[str, int], problems: list[Problem], watch: Watch | None
 ) -> tuple[list[list[int]], dict[tuple[int, int], str]]:
     parents: list[list[int]] = []
     conditions: dict[tuple[int, int], str] = {}
@@ -89,7 +91,7 @@ def _edges(
                 own.add(parent)
                 if dependency.when is not None:
                     conditions[parent, no] = dependency.when
-                    problems.extend(_condition_problem(step.name, dependency.when, ("output", "input")))
+                    problems.extend(_condition_problem(step.name, dependency.when, ("output", "input"), watch))
         parents.append(sorted(own))
     return parents, conditions
 
@@ -102,7 +104,7 @@ def _unknown(step: str, missing: str, numbers: Mapping[str, int], *, hint: bool)
     )
 
 
-def _condition_problem(step: str, when: str | None, names: tuple[str, ...]) -> Iterator[Problem]:
+def _condition_problem(step: str, when: str | None, names: tuple[str, ...], watch: Watch | None) -> Iterator[Problem]:
     if when is None:
         return
     try:
@@ -111,6 +113,8 @@ def _condition_problem(step: str, when: str | None, names: tuple[str, ...]) -> I
         yield Problem(
             step, "condition_invalid", f"step {step!r}: the condition {when!r} does not compile: {error.message}"
         )
+    if watch is not None:
+        watch(step)
 
 
 def children_of(parents: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from durable_agent.core.conditions import ConditionError, holds
-from durable_agent.core.graph import Graph
+from durable_agent.core.graph import Graph, Watch
 from durable_agent.core.records import StepSpec
 
 
@@ -82,8 +82,9 @@ Verdict = StillPending | Ready | Skipped | ConditionFailed
 
 
 def resolve(
-    child: ChildState, resolved: Sequence[ParentResolution], run_input: Any, *, outputs: Mapping[str, Any]
-) -> Verdict:
+    child: ChildState, resolved: Sequence[ParentResolution], run_input: Any, *, outputs: Mapping[str, Any],
+    watch: Watch | None = None,
+) -> Verdict:  # fmt: skip
     """Return what becomes of the child now that these parents are resolved, each counted once.
 
     `outputs` are the outputs of all its succeeded parents so far by name; only its own condition looks at them.
@@ -97,6 +98,8 @@ def resolve(
                 taken += holds(parent.when, output=parent.output, input=run_input)
             except ConditionError as error:
                 return ConditionFailed(parent.when, str(error), taken)
+            if watch is not None:
+                watch(child.name)
         else:
             taken += 1
     deps_left = child.deps_left - len(resolved)
@@ -135,12 +138,14 @@ class Roots:
     failed: RootFailed | None = None
 
 
-def decide_roots(steps: Sequence[StepSpec], graph: Graph, run_input: Any) -> Roots:
+def decide_roots(steps: Sequence[StepSpec], graph: Graph, run_input: Any, watch: Watch | None = None) -> Roots:
     """Return what the roots' conditions make of a new run; skipping goes on through the graph."""
     roots = Roots()
     wave: list[int] = []
     for no in graph.roots:
         verdict = own_condition(steps[no].when, 0, {}, run_input)
+        if watch is not None and steps[no].when is not None:
+            watch(steps[no].name)
         match verdict:
             case Ready():
                 roots.ready.add(no)

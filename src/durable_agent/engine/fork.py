@@ -6,6 +6,7 @@ not copied: the new run's steps name the run that holds their results.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ from durable_agent.db.batch import batch
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, may_be_committed
 from durable_agent.engine.caps import release
 from durable_agent.engine.journal import Head, Journal, Row, read_now
+from durable_agent.engine.patience import FEW_STEPS, Patience
 from durable_agent.engine.routes import Routes
 from durable_agent.engine.rows import RUN_COLUMNS, STEP_COLUMNS, SUBMIT, json_text
 from durable_agent.engine.spend import BUDGETS
@@ -83,7 +85,11 @@ class _Fork:
         return edit.input if edit is not None and edit.has_input else self.steps[no]["input"]
 
     def decide(self) -> None:
-        """Decide for each step whether it is made again, and where those stand whose parents are all resolved."""
+        """Decide for each step whether it is made again, and where those stand whose parents are all resolved.
+
+        Raises InvalidRequest when the conditions cannot be decided, or not in time.
+        """
+        patience = Patience()
         parents = [step["parents"] for step in self.steps]
         fixed = {no for no, edit in self.edits.items() if edit.has_output}
         told = ("succeeded", "skipped") if self.mode == LIVE else ("succeeded", "skipped", "compensated")
@@ -99,11 +105,11 @@ class _Fork:
                 resolved[step["no"]] = step["no"] in fixed or step["status"] != "skipped"
         wave = sorted(self.again)
         while wave:
-            moved = [no for no in wave if self._place(no, resolved)]
+            moved = [no for no in wave if self._place(no, resolved, patience)]
             # A skipped step resolves its children: look at those again.
             wave = sorted({child for no in moved for child in children[no]} & self.again)
 
-    def _place(self, no: int, resolved: dict[int, bool]) -> bool:
+    def _place(self, no: int, resolved: dict[int, bool], patience: Patience) -> bool:
         """Count what a step waits for; tell whether it turned out to be skipped."""
         step = self.steps[no]
         known = [p for p in step["parents"] if p in resolved]
@@ -117,9 +123,11 @@ class _Fork:
         outputs = {fact.name: fact.output for fact in facts if fact.outcome is Outcome.SUCCEEDED}
         given = self.origin["input"]
         if step["parents"]:
-            verdict = resolve(child, facts, given, outputs=outputs)
+            verdict = resolve(child, facts, given, outputs=outputs, watch=patience)
         else:
             verdict = own_condition(step["condition"], 0, {}, given)
+        if step["condition"] is not None:
+            patience(step["name"])
         match verdict:
             case Ready(taken):
                 self.ready.add(no)
@@ -170,7 +178,10 @@ async def fork(
         isinstance(start, str),
         {_named(n, numbers): e for n, e in edits.items()},
     )
-    made.decide()
+    if len(steps) <= FEW_STEPS and not any(s["condition"] or s["edge_conditions"] for s in steps):
+        made.decide()
+    else:
+        await asyncio.to_thread(made.decide)
     committing = False
     try:
         async with db.transaction() as conn:

@@ -8,27 +8,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from durable_agent.core.events import dumps, genesis, inputs_digest
 from durable_agent.core.graph import Graph, plan
-from durable_agent.core.promotion import decide_roots
+from durable_agent.core.promotion import Roots, decide_roots
 from durable_agent.core.records import RunId, RunSpec, StepSpec, Tenant
-from durable_agent.core.states import RunEvent, RunStatus, StepEvent
-from durable_agent.core.turns import claim_order
-from durable_agent.db.arrays import ints
 from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import EVENTS, READY, Bell
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_outage, may_be_committed
 from durable_agent.engine.caps import release
-from durable_agent.engine.journal import Head, Journal, Row, read_now
+from durable_agent.engine.journal import read_now
+from durable_agent.engine.patience import FEW_STEPS, Patience
 from durable_agent.engine.routes import RouteKey, Routes
-from durable_agent.engine.rows import RUN_COLUMNS, STEP_COLUMNS, SUBMIT, json_text, policy_text
-from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS
+from durable_agent.engine.rows import SUBMIT
+from durable_agent.engine.writer import Writer
 from durable_agent.errors import DatabaseUnavailable, DurableAgentError, KeyReused, PayloadRejected
 
 _HINTS = (READY, EVENTS)
@@ -70,12 +66,13 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A submission whose graph is sound, with the id its run will have."""
+    """A submission whose graph is sound, with the id its run will have and what its roots' conditions make of it."""
 
     tenant: Tenant
     submission: Submission
     graph: Graph
     run_id: RunId
+    roots: Roots
 
     def routes(self) -> set[RouteKey]:
         """The routes its steps take."""
@@ -85,25 +82,50 @@ class Planned:
 
 @dataclass(slots=True)
 class Memory:
-    """What a submitting process remembers: routes, and tools that some worker has offered."""
+    """What a submitting process remembers: routes, tools that some worker has offered, and whether it plans in a thread."""
 
     routes: Routes = field(default_factory=Routes)
     offered: set[str] = field(default_factory=set)
+    planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-def planned(tenant: Tenant, submission: Submission, *, max_steps: int = 10_000) -> Planned:
-    """Return the submission ready to be stored. Raises GraphInvalid with every problem of its steps."""
-    graph = plan(submission.spec.steps, max_steps=max_steps)
-    return Planned(tenant, submission, graph, RunId(uuid7()))
+async def planned(
+    tenant: Tenant, submissions: Sequence[Submission], memory: Memory, *, max_steps: int
+) -> list[Planned]:
+    """Return the submissions ready to be stored; nobody else waits while large ones are planned, one request at a time.
+
+    Raises GraphInvalid with every problem of a run's steps; InvalidRequest when its conditions take too long to decide.
+    """
+
+    def every() -> list[Planned]:
+        patience = Patience()
+        return [_planned(tenant, one, patience, max_steps=max_steps) for one in submissions]
+
+    steps = sum(len(one.spec.steps) for one in submissions)
+    if steps <= FEW_STEPS and not any(_conditional(step) for one in submissions for step in one.spec.steps):
+        return every()
+    async with memory.planning:
+        return await asyncio.to_thread(every)
+
+
+def _planned(tenant: Tenant, submission: Submission, patience: Patience, *, max_steps: int) -> Planned:
+    spec = submission.spec
+    graph = plan(spec.steps, max_steps=max_steps, watch=patience)
+    return Planned(tenant, submission, graph, RunId(uuid7()), decide_roots(spec.steps, graph, spec.input, patience))
+
+
+def _conditional(step: StepSpec) -> bool:
+    return step.when is not None or any(edge.when is not None for edge in step.depends_on)
 
 
 async def submit(
     db: Database, tenant: Tenant, submissions: Sequence[Submission], *, memory: Memory | None = None,
     max_steps: int = 10_000, bell: Bell | None = None,
 ) -> list[Submitted]:  # fmt: skip
-    """Store all the runs in one transaction, or none, and hint at them. Raises GraphInvalid, KeyReused, DatabaseUnavailable."""
-    plans = [planned(tenant, submission, max_steps=max_steps) for submission in submissions]
-    results = await _store(db, plans, memory or Memory(), bell, all_or_nothing=True)
+    """Store all the runs in one transaction, or none, and hint at them. Raises as `Submitter.submit`."""
+    memory = memory or Memory()
+    plans = await planned(tenant, submissions, memory, max_steps=max_steps)
+    results = await _store(db, plans, memory, bell, all_or_nothing=True)
     return [result for result in results if isinstance(result, Submitted)]
 
 
@@ -221,107 +243,6 @@ def warnings_for(one: Planned, memory: Memory) -> tuple[str, ...]:
     )
 
 
-class Writer:
-    """The rows of new runs, gathered for one transaction."""
-
-    def __init__(self, now: datetime, routes: Routes) -> None:
-        self._journal = Journal(now)
-        self._routes = routes
-        self._runs = Row(SUBMIT.add_runs, RUN_COLUMNS)
-        self._steps = Row(SUBMIT.add_steps, STEP_COLUMNS)
-        self._budgets = Row(BUDGETS.add_budgets, BUDGET_COLUMNS)
-
-    def add(self, one: Planned) -> RunStatus:
-        """Gather a run, its steps, its ready roots and its first events; return the status it starts in."""
-        spec, graph = one.submission.spec, one.graph
-        head = Head(
-            one.tenant, one.run_id, RunStatus.PENDING, len(spec.steps), len(spec.steps), 0, genesis(one.run_id), "", 0
-        )
-        self._journal.append(
-            head, RunEvent.CREATED, None, {"goal": spec.goal} if spec.goal else None,
-            steps=len(spec.steps), graph_sha256=graph.digest(),
-            inputs_sha256=inputs_digest(spec.input, [step.input for step in spec.steps]), **({"lane": spec.lane} if spec.lane else {}),
-            **({"agent": str(spec.agent), "agent_version": spec.agent_version} if spec.agent else {}),
-        )  # fmt: skip
-        roots = decide_roots(spec.steps, graph, spec.input)
-        created_us = (one.run_id.int >> 80) * 1000
-        for no, step in enumerate(spec.steps):
-            route = self._routes.ids[one.tenant, step.queue, spec.lane, step.tool]
-            ord_ = claim_order(step.priority, created_us)
-            self._add_step(one, no, step, graph, route, ord_, roots)
-            if no in roots.ready:
-                self._journal.append(head, StepEvent.READY, no)
-                self._journal.enqueued.add(
-                    one.tenant, one.run_id, no, route, ord_, "capped" if step.capped else "ready", 0, 0, 0,
-                    step.max_crashes, None, step.deadline_s, None,
-                )  # fmt: skip
-            elif no in roots.skipped:
-                self._journal.append(head, StepEvent.SKIPPED, no, why="condition")
-                head.steps_left -= 1
-        self._end(head, roots, spec)
-        self._runs.add(
-            one.tenant, one.run_id, head.status.value, head.steps_total, head.steps_left, head.last_seq, head.chain,
-            spec.lane, spec.graph, spec.goal, head.error.decode() if head.error else None,
-            json_text(spec.input), json_text(spec.metadata), spec.graph_version, one.submission.by,
-            *(one.submission.parent or (None, None)), spec.origin, None, None, *self._tree(one),
-        )  # fmt: skip
-        return head.status
-
-    def _tree(self, one: Planned) -> tuple[UUID | None, UUID | None, bool]:
-        """Gather the limits of a run at the top of a tree; return its root, its agent, and whether its calls are metered."""
-        spec, tree = one.submission.spec, one.submission.tree
-        if tree is not None:
-            return tree.root, tree.agent, tree.budgeted
-        for limit in spec.budget:
-            self._budgets.add(
-                one.tenant, one.run_id, "run", limit.meter, 0, limit.cap, 0, 0, limit.on_limit or "fail",
-                self._journal.now.isoformat(),
-            )  # fmt: skip
-        return None, spec.agent, bool(spec.budget) or spec.agent is not None
-
-    def _add_step(self, one: Planned, no: int, step: StepSpec, graph: Graph, route: int, ord_: int, roots: Any) -> None:
-        parents, children = graph.parents[no], graph.children[no]
-        edges = {str(p): graph.edge_conditions[p, no] for p in parents if (p, no) in graph.edge_conditions}
-        status = "queued" if no in roots.ready else "skipped" if no in roots.skipped else "pending"
-        error = None
-        if roots.failed is not None:
-            status = "dead_letter" if no == roots.failed.no else "cancelled" if status != "skipped" else status
-            error = dumps({"reason": "condition_error", "message": roots.failed.message}).decode()
-        self._steps.add(
-            one.tenant, one.run_id, no, status, roots.deps_left.get(no, len(parents)) if status != "skipped" else 0,
-            step.retry.max_attempts, step.max_crashes, route, ord_, step.timeout_s, step.deadline_s, step.name,
-            step.kind.value, step.tool, step.when, ints(parents), ints(children), json_text(edges or None),
-            policy_text(step), json_text(step.input), error if status == "dead_letter" else None, step.compensate,
-            None, None, None, None, False, False, None, 0,
-        )  # fmt: skip
-
-    def _end(self, head: Head, roots: Any, spec: RunSpec) -> None:
-        """End a run that its roots' conditions decide already: everything skipped, or one that cannot be decided."""
-        if roots.failed is not None:
-            no, message = roots.failed.no, roots.failed.message
-            self._journal.append(
-                head, StepEvent.DEAD_LETTER, no, {"message": message}, reason="condition_error", failure="invalid_input"
-            )
-            for other in range(len(spec.steps)):
-                if other != no and other not in roots.skipped:
-                    self._journal.append(head, StepEvent.CANCELLED, other, why="run_failed")
-            step = spec.steps[no]
-            self._journal.dead.add(
-                head.tenant, head.id, no, step.name, step.tool, "condition_error", "invalid_input", message[:2000]
-            )
-            head.steps_left = 0
-            head.error = dumps({"step": step.name, "reason": "condition_error"})
-            self._journal.move(head, RunEvent.FAILED, step=step.name, reason="condition_error")
-        elif head.steps_left == 0:
-            self._journal.move(head, RunEvent.COMPLETED)
-
-    async def write(self, conn: Connection) -> None:
-        """Queue every statement on the pipeline."""
-        for row in (self._runs, self._steps, self._budgets):
-            await self._journal.send(conn, row)
-        await self._journal.write(conn)
-
-
 class Submitter:
     """Group commit of single submissions: `submit` waits for a commit it shares with whoever else is waiting."""
 
@@ -335,11 +256,11 @@ class Submitter:
         self._wake = asyncio.Event()
 
     async def submit(self, tenant: Tenant, submission: Submission) -> Submitted:
-        """Return when the run is committed. Raises GraphInvalid, KeyReused, PayloadRejected, DatabaseUnavailable.
+        """Return when the run is committed. Raises GraphInvalid, InvalidRequest, KeyReused, PayloadRejected, DatabaseUnavailable.
 
         What is wrong with a submission it alone is told.
         """
-        one = planned(tenant, submission, max_steps=self._max_steps)
+        (one,) = await planned(tenant, [submission], self._memory, max_steps=self._max_steps)
         future: asyncio.Future[Submitted] = asyncio.get_running_loop().create_future()
         self._waiting.append((one, future))
         self._wake.set()

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from durable_agent.core.events import dumps
 from durable_agent.core.graph import plan
+from durable_agent.core.promotion import decide_roots
 from durable_agent.core.records import RunId, StepSpec, Tenant, WaitKind
 from durable_agent.core.states import WAITING_RUN, RunEvent, RunStatus, StepEvent
 from durable_agent.core.waits import Decision, answer_of, run_waits
@@ -21,7 +22,8 @@ from durable_agent.engine.extend import Addition, extend
 from durable_agent.engine.journal import JOURNAL, WAITS, Head, Journal, StepKey
 from durable_agent.engine.routes import Routes
 from durable_agent.engine.settle import Opening, Settlement
-from durable_agent.engine.submit import Planned, Submission, Tree, Writer
+from durable_agent.engine.submit import Planned, Submission, Tree
+from durable_agent.engine.writer import Writer
 
 
 async def open_waits(conn: Connection, settlement: Settlement) -> bool:
@@ -76,7 +78,8 @@ async def _start(conn: Connection, journal: Journal, opening: Opening) -> UUID:
     spec = replace(spec, steps=await _queued(conn, opening, spec.steps))
     tree = Tree(*row[2:]) if row else None
     child = Submission(spec, by=by, parent=(head.id, opening.step.no), tree=tree)
-    planned = Planned(head.tenant, child, graph, RunId(uuid7()))
+    roots = decide_roots(spec.steps, graph, spec.input)
+    planned = Planned(head.tenant, child, graph, RunId(uuid7()), roots)
     routes = Routes()
     await routes.ensure(conn, planned.routes())
     writer = Writer(journal.now, routes)
