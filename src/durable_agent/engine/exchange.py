@@ -169,9 +169,8 @@ async def exchange(
         ask = Ask([*outcomes, *strays], slots, shares, solo, bell)
         done = await _settle_and_claim(db, room, ask)
     except BaseException as error:
-        if is_outage(error) or isinstance(
-            error, asyncio.CancelledError
-        ):  # what else is raised was refused, and is rolled back
+        # What else is raised was refused, and is rolled back.
+        if is_outage(error) or isinstance(error, asyncio.CancelledError):
             if began_s >= room.unsure_until_s:
                 room.unsure_since_s = began_s
             room.unsure_until_s = time.monotonic() + UNSURE_S
