@@ -252,6 +252,20 @@ def test_a_database_without_our_schema_is_said_to_be_one(admin_url: str) -> None
         assert "Traceback" not in answer.err, arguments
 
 
+@pytest.mark.parametrize("process", ["api", "worker"])
+def test_a_process_whose_loop_ends_by_an_error_ends_and_says_why(database: Database, process: str) -> None:
+    database.execute("drop table ws_tickets")
+    answer = command(process, DATABASE_URL=database.url, PORT="0")
+    assert answer.code == 1, answer
+    assert 'relation "ws_tickets" does not exist' in answer.err
+
+
+def test_an_api_that_cannot_start_ends_and_says_why() -> None:
+    answer = command("api", PORT="0")
+    assert answer.code == 2, answer
+    assert "set DATABASE_URL" in answer.err
+
+
 def test_a_key_is_asked_for_and_named_when_missing(system: System, ground: Database) -> None:
     key = command("keys", "create", "me", "--scopes", "read", "--database-url", ground.url).out.strip()
     try:

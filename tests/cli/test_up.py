@@ -12,6 +12,8 @@ import httpx2
 import pytest
 
 from durable_agent.api.console import built
+from durable_agent.cli.supervisor import Child, Stack
+from durable_agent.settings import Settings
 from tests.cli.system import System, command, folder, started, until_gone
 from tests.support.postgres import bin_dir
 
@@ -113,6 +115,16 @@ def test_a_start_that_can_never_succeed_ends_at_once_with_its_reason() -> None:
         assert system.process.wait(60) == 2
         system.until("durable-agent: worker-", "cannot start", "'no.such.module'")
         assert system.pids() == {}
+
+
+async def test_a_child_that_cannot_be_started_ends_the_start_with_its_reason() -> None:
+    settings = Settings(_env_file=None, database_url="postgresql://nobody@127.0.0.1:1/nothing")
+    child = Child("api", ("no\0argument",), {})
+    made = Stack(settings, "http://127.0.0.1:1", str(settings.database_url), None, child, [])
+    with pytest.raises(ValueError, match="null byte"):
+        await made.start()
+    with pytest.raises(ValueError, match="null byte"):
+        await made.until_broken()
 
 
 def test_a_data_directory_has_one_owner() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -37,35 +37,30 @@ from durable_agent.api.state import State, reply
 from durable_agent.artifacts import Artifacts
 from durable_agent.db import keys
 from durable_agent.db.doorbell import EVENTS, Bell, Listener
-from durable_agent.db.pool import Database
+from durable_agent.db.pool import Database, first_line
 from durable_agent.engine.reap import Upkeep
 from durable_agent.engine.submit import Submitter
-from durable_agent.errors import Forbidden, InvalidRequest
+from durable_agent.errors import DurableAgentError, Forbidden, InvalidRequest
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters
 from durable_agent.vault import Vault
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the control plane; its lifespan opens the database and runs bell, hub, submitter and upkeep."""
+def create_app(settings: Settings, *, on_failure: Callable[[Exception], None] = lambda _: None) -> FastAPI:
+    """Return the control plane; its lifespan opens the database and runs bell, hub, submitter and upkeep.
+
+    `on_failure` is told what kept it from starting, or ended one of them: the app answers nothing of use from then on.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        url = settings.database_url
-        if url is None:
-            raise InvalidRequest(
-                "the API needs a database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL"
-            )
-        async with Database.open(
-            url, settings.direct_url, size=settings.api_pool_size, statement_timeout_s=settings.statement_timeout_s
-        ) as db:
-            state = _parts(settings, db)
-            app.state.parts = state
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(run, name=name) for name, run in _loops(settings, state).items()]
+        try:
+            async with _running(settings) as app.state.parts:
                 yield
-                await ended(tasks)
+        except Exception as error:
+            on_failure(error)
+            raise
 
     app = FastAPI(
         title="durable-agent", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -97,6 +92,24 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.root_path:
         app.add_middleware(Under, root_path=settings.root_path)
     return app
+
+
+@asynccontextmanager
+async def _running(settings: Settings) -> AsyncIterator[State]:
+    """Yield what the routes share, with its loops running."""
+    url = settings.database_url
+    if url is None:
+        raise InvalidRequest(
+            "the API needs a database: set DATABASE_URL, or use `durable-agent up`", field="DATABASE_URL"
+        )
+    async with Database.open(
+        url, settings.direct_url, size=settings.api_pool_size, statement_timeout_s=settings.statement_timeout_s
+    ) as db:
+        state = _parts(settings, db)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run, name=name) for name, run in _loops(settings, state).items()]
+            yield state
+            await ended(tasks)
 
 
 def _parts(settings: Settings, db: Database) -> State:
@@ -186,7 +199,8 @@ class Limits:
 async def serve(settings: Settings, *, on_port: Callable[[int], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then end in order. `on_port` is told the port once it is bound.
 
-    Raises Forbidden rather than bind another address than loopback while no API key exists.
+    Raises Forbidden rather than bind another address than loopback while no API key exists; DurableAgentError when it
+    could not start, or one of its loops ended: who watches over the process starts it again.
     """
     await _check_bind(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -201,13 +215,35 @@ async def serve(settings: Settings, *, on_port: Callable[[int], None] | None = N
         raise InvalidRequest(text, field="PORT") from None
     if on_port is not None:
         on_port(sock.getsockname()[1])
+    failures: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
     config = uvicorn.Config(
-        create_app(settings), loop="none", log_config=None, access_log=False, ws="websockets-sansio", lifespan="on",
-        ws_ping_interval=20.0, ws_ping_timeout=20.0, ws_max_size=65_536, timeout_graceful_shutdown=3, server_header=False,
-        timeout_keep_alive=30,
+        create_app(settings, on_failure=fail), loop="none", log_config=None, access_log=False, ws="websockets-sansio",
+        lifespan="on", ws_ping_interval=20.0, ws_ping_timeout=20.0, ws_max_size=65_536, timeout_graceful_shutdown=3,
+        server_header=False, timeout_keep_alive=30,
     )  # fmt: skip
-    with suppress(KeyboardInterrupt):
-        await uvicorn.Server(config).serve(sockets=[sock])
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt, SystemExit):  # the latter is uvicorn's word for a start that failed
+        await server.serve(sockets=[sock])
+    if failures or not server.started:
+        raise _ending(failures, started=server.started)
+
+
+def _ending(failures: Sequence[Exception], *, started: bool) -> DurableAgentError:
+    """Return why a server ended, or never began."""
+    if not failures:
+        return DurableAgentError("the API could not start: the log lines above say why")
+    why: BaseException = failures[0]
+    while isinstance(why, BaseExceptionGroup):
+        why = why.exceptions[0]
+    if isinstance(why, DurableAgentError):
+        return why
+    what = "a loop of the API ended" if started else "the API could not start"
+    return DurableAgentError(f"{what}: {type(why).__name__}: {first_line(why)}")
 
 
 async def _check_bind(settings: Settings) -> None:

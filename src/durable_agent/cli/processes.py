@@ -25,7 +25,7 @@ from durable_agent.artifacts import Artifacts
 from durable_agent.core.port import Backend, Offer
 from durable_agent.core.records import DEFAULT_TENANT, SessionId
 from durable_agent.db.doorbell import CONTROL, READY, Bell, Listener
-from durable_agent.db.pool import Database
+from durable_agent.db.pool import Database, first_line
 from durable_agent.engine.backend import PostgresBackend
 from durable_agent.engine.graphs import register
 from durable_agent.engine.health import registered
@@ -83,9 +83,16 @@ async def until_registered(url: str, pids: Callable[[], Sequence[int | None]]) -
 
 
 def worker_process(settings: Settings, modules: Sequence[str]) -> None:
-    """Run a worker until SIGTERM or SIGINT, then drain it."""
+    """Run a worker until SIGTERM or SIGINT, then drain it. Raises, and says in the log, what ended one of its loops."""
     configure_logging(settings.log_level, settings.log_format)
-    run(_until_left(settings, modules))
+    try:
+        run(_until_left(settings, modules))
+    except ExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        log.error("loop_ended", error=f"{type(error).__name__}: {first_line(error)}")
+        raise
 
 
 async def _until_left(settings: Settings, modules: Sequence[str]) -> None:

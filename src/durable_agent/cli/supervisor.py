@@ -140,13 +140,19 @@ class Stack:
         self._tasks = [asyncio.create_task(self._keep(child)) for child in (self.api, *self.workers)]
         if self.postgres is not None:
             self._tasks.append(asyncio.create_task(self._keep_postgres(self.postgres)))
-        ready = asyncio.create_task(self._until_ready())
+        ready, broken = asyncio.create_task(self._until_ready()), asyncio.create_task(self.until_broken())
         try:
-            await asyncio.wait([ready, self._hopeless], return_when=asyncio.FIRST_COMPLETED)
-            await (self._hopeless if self._hopeless.done() else ready)
+            done, _ = await asyncio.wait([ready, broken, self._hopeless], return_when=asyncio.FIRST_COMPLETED)
+            await (self._hopeless if self._hopeless.done() else broken if broken in done else ready)
         finally:
-            await ended([ready])
+            await ended([ready, broken])
             self._hopeless.cancel()
+
+    async def until_broken(self) -> None:
+        """Wait for as long as all that should run is kept running; raises what ended that."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
 
     async def _keep(self, child: Child) -> None:
         """Start a child, and again whenever it ended, until cancelled."""
@@ -290,7 +296,7 @@ async def up(settings: Settings, *, workers: int, modules: Sequence[str]) -> Non
             print(f"ready {running.url}", flush=True)
             if running.console_url is not None:
                 print(f"console {running.console_url}/", flush=True)
-            await asyncio.Event().wait()
+            await running.until_broken()
     except asyncio.CancelledError:
         if not stop.asked:
             raise
