@@ -5,11 +5,12 @@ from __future__ import annotations
 import runpy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from durable_agent import migrate
 from durable_agent.embedded import ROLE
@@ -54,6 +55,28 @@ def test_a_migration_that_fails_leaves_nothing_and_says_on_what(empty: str) -> N
     with psycopg.connect(empty, autocommit=True) as conn:
         conn.execute("drop table queue")
     assert migrate.upgrade(empty) == migrate.head()
+
+
+@pytest.mark.parametrize("change", ["STD0DST,J{day}/2,J{other}/2", "STD0DST,J{other}/2,J{day}/2"])
+def test_a_servers_own_time_zone_changes_nothing(admin_url: str, empty: str, change: str) -> None:
+    """An hour is left out, or comes twice, on the Sunday after next: within the fortnight that is made ahead."""
+    monday = datetime.now(UTC).date()
+    monday -= timedelta(days=monday.weekday())
+    day = (monday + timedelta(days=13)).timetuple().tm_yday
+    zone = change.format(day=min(day, 365), other=(day + 180) % 365 + 1)
+    with psycopg.connect(admin_url, autocommit=True) as conn:
+        conn.execute(f"alter database {conninfo_to_dict(empty)['dbname']} set timezone = '{zone}'".encode())
+    assert migrate.upgrade(empty) == migrate.head()
+    with psycopg.connect(empty, autocommit=True) as conn:
+        conn.execute("set timezone = 'UTC'")
+        for parent in ("runs", "steps", "events", "effects"):
+            weeks = conn.execute("select right(child, 8), starts, ends from partition_ranges(%s)", (parent,)).fetchall()
+            assert len(weeks) >= 3
+            for name, low, high in weeks:
+                bounds = (
+                    "select uuid_floor(%(at)s::timestamptz), uuid_floor(%(at)s::timestamptz + interval '168 hours')"
+                )
+                assert conn.execute(bounds, {"at": name}).fetchone() == (low, high)
 
 
 def test_a_newer_schema_is_left_alone(empty: str) -> None:

@@ -249,24 +249,22 @@ STATEMENTS = (
     end
     $$
     """,
-    # The weeks that stand already get their table of effects; then the fortnight ahead as ever.
+    # The weeks that stand already get their table of effects, with the bounds they have; then the fortnight ahead as ever.
     """
     do $$
     declare
-      child text;
-      week timestamptz;
+      week record;
       made text;
     begin
-      for child in
-        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+      for week in
+        select c.relname as child, pg_get_expr(c.relpartbound, c.oid) as bound
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'runs'::regclass and c.relname like 'runs\\_w%' order by c.relname
       loop
-        week := to_timestamp(right(child, 8), 'YYYYMMDD')::timestamp at time zone 'utc';
-        made := 'effects_' || right(child, 9);
+        made := 'effects_' || right(week.child, 9);
         execute format('create table %I (like effects including defaults including constraints)', made);
         execute format('alter table %I set (fillfactor = 55)', made);
-        execute format('alter table effects attach partition %I for values from (%L) to (%L)', made,
-                       uuid_floor(week), uuid_floor(week + interval '7 days'));
+        execute format('alter table effects attach partition %I %s', made, week.bound);
       end loop;
     end
     $$

@@ -81,3 +81,11 @@ async def test_dead_letters_refuse_a_cursor_of_another_list(api: Api) -> None:
     cursor = (await api.http.get("/runs?limit=1")).json()["next_cursor"]
     answer = await api.http.get("/dead-letters", params={"cursor": cursor})
     assert (answer.status_code, answer.json()["field"]) == (422, "cursor")
+
+
+async def test_after_a_long_time_off_the_first_run_lies_in_its_week(settings: Settings, database: Database) -> None:
+    for (week,) in database.execute("select relname from pg_class where relname ~ '_w[0-9]{8}$' and relkind = 'r'"):
+        database.execute(f"drop table {week}")
+    async with serving(settings) as api:
+        await api.start({"name": "a", "tool": "noop"})
+        assert database.execute("select tableoid::regclass::text like 'runs\\_w%' from runs") == [(True,)]

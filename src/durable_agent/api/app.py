@@ -40,6 +40,7 @@ from durable_agent.db.doorbell import EVENTS, Bell, Listener
 from durable_agent.db.pool import Database, first_line
 from durable_agent.engine.reap import Upkeep
 from durable_agent.engine.submit import Submitter
+from durable_agent.engine.weeks import begin_weeks
 from durable_agent.errors import DurableAgentError, Forbidden, InvalidRequest
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
@@ -96,7 +97,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[Exception], None] = 
 
 @asynccontextmanager
 async def _running(settings: Settings) -> AsyncIterator[State]:
-    """Yield what the routes share, with its loops running."""
+    """Yield what the routes share, with its loops running and the weeks made that runs are to lie in."""
     url = settings.database_url
     if url is None:
         raise InvalidRequest(
@@ -105,6 +106,7 @@ async def _running(settings: Settings) -> AsyncIterator[State]:
     async with Database.open(
         url, settings.direct_url, size=settings.api_pool_size, statement_timeout_s=settings.statement_timeout_s
     ) as db:
+        await begin_weeks(db)
         state = _parts(settings, db)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(run, name=name) for name, run in _loops(settings, state).items()]

@@ -32,6 +32,7 @@ from durable_agent.engine.health import registered
 from durable_agent.engine.heart import Heart
 from durable_agent.engine.prices import prices_of
 from durable_agent.engine.reap import Upkeep
+from durable_agent.engine.weeks import begin_weeks
 from durable_agent.errors import DatabaseUnavailable, InvalidRequest, SchemaMismatch
 from durable_agent.flow.kinds import KINDS
 from durable_agent.flow.registry import Registry
@@ -160,6 +161,7 @@ async def worker(
         statement_timeout_s=settings.statement_timeout_s,
     ) as db:
         graphs = [(g.name, g.version, g.to_json(), g.input_schema(), g.budget_json()) for g in registry.graphs]
+        await begin_weeks(db)
         if graphs:
             await register(db, DEFAULT_TENANT, graphs)
         models = WorkerModels.from_env(env, registry.models)

@@ -1,80 +1,184 @@
 -- The schema as the migrations make it: a reading copy, written by scripts/schema.py. Weekly partitions are left out.
 
+CREATE FUNCTION drop_ended_outside(before timestamp with time zone, most integer) RETURNS integer
+    LANGUAGE plpgsql
+    AS $_$
+    declare
+      gone uuid[];
+      name text;
+    begin
+      perform pg_advisory_xact_lock(hashtext('durable_agent.partitions'));
+      select array_agg(x.id) into gone from (
+        select r.id from runs_default r
+        where r.finished_at < before
+          and not exists (select from runs o where o.tenant = r.tenant and o.origin = r.id)
+          and not exists (select from runs o where o.tenant = r.tenant and o.root = r.id and o.id <> r.id)
+        limit most
+      ) x;
+      if gone is null then
+        return 0;
+      end if;
+      -- Under their locks: one may have been redriven meanwhile.
+      select array_agg(x.id) into gone from (
+        select r.id from runs_default r where r.id = any(gone) and r.finished_at < before order by r.tenant, r.id for update
+      ) x;
+      foreach name in array array['effects', 'events', 'steps', 'dead_letters', 'waits', 'signals', 'artifacts'] loop
+        execute format('delete from %I d using runs_default r'
+                       ' where r.id = any($1) and d.tenant = r.tenant and d.run_id = r.id', name) using gone;
+      end loop;
+      delete from budgets b using runs_default r
+      where r.id = any(gone) and b.tenant = r.tenant and b.scope = 'run' and b.owner = r.id;
+      delete from runs_default r where r.id = any(gone);
+      return coalesce(cardinality(gone), 0);
+    end
+    $_$;
 CREATE FUNCTION drop_ended_partitions(before timestamp with time zone) RETURNS integer
     LANGUAGE plpgsql
-    AS $$
+    AS $_$
     declare
-      child text;
-      week timestamptz;
-      low uuid;
-      high uuid;
+      unfinished constant text := 'select exists (select from %I where finished_at is null or finished_at >= $1)';
+      week record;
       busy boolean;
+      inside text;
       dropped int := 0;
     begin
       perform pg_advisory_xact_lock(hashtext('durable_agent.partitions'));
-      for child in
-        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
-        where i.inhparent = 'runs'::regclass and c.relname like 'runs\_w%' order by c.relname
+      for week in
+        select p.child, p.starts as low, p.ends as high from partition_ranges('runs') p
+        where p.child ~ '^runs_w[0-9]{8}$' and p.ends <= uuid_floor(before) order by p.starts
       loop
-        week := to_timestamp(right(child, 8), 'YYYYMMDD')::timestamp at time zone 'utc';
-        continue when week + interval '7 days' > before;
-        low := uuid_floor(week);
-        high := uuid_floor(week + interval '7 days');
-        execute format('select exists (select from %I where finished_at is null or finished_at >= %L)', child, before)
-          into busy;
-        continue when busy;
-        select exists (select from runs r where r.origin >= low and r.origin < high and r.id >= high) into busy;
-        continue when busy;
-        -- What a tree may spend is kept while any run of the tree is.
-        select exists (select from runs r where r.root >= low and r.root < high and r.id >= high) into busy;
-        continue when busy;
-        delete from budgets b where b.scope = 'run' and b.owner >= low and b.owner < high;
-        delete from dead_letters d where d.run_id >= low and d.run_id < high;
-        delete from waits w where w.run_id >= low and w.run_id < high;
-        delete from signals s where s.run_id >= low and s.run_id < high;
-        delete from artifacts a where a.run_id >= low and a.run_id < high;
-        execute format('drop table %I, %I, %I, %I', 'effects_' || right(child, 9), 'events_' || right(child, 9),
-                       'steps_' || right(child, 9), child);
-        dropped := dropped + 1;
+        execute format(unfinished, week.child) into busy using before;
+        continue when busy or exists (
+          select from runs r where r.origin >= week.low and r.origin < week.high and (r.id < week.low or r.id >= week.high)
+        ) or exists (
+          select from runs r where r.root >= week.low and r.root < week.high and (r.id < week.low or r.id >= week.high)
+        );
+        begin
+          delete from budgets b where b.scope = 'run' and b.owner >= week.low and b.owner < week.high;
+          delete from dead_letters d where d.run_id >= week.low and d.run_id < week.high;
+          delete from waits w where w.run_id >= week.low and w.run_id < week.high;
+          delete from signals s where s.run_id >= week.low and s.run_id < week.high;
+          delete from artifacts a where a.run_id >= week.low and a.run_id < week.high;
+          execute format('lock table %I in access exclusive mode', week.child);
+          execute format(unfinished, week.child) into busy using before;
+          if busy then
+            raise exception using errcode = 'DA002', message = 'a run was redriven';
+          end if;
+          select string_agg(format('%I', p.child), ', ') into inside
+          from unnest(array['effects', 'events', 'steps', 'runs']) t(parent)
+          cross join lateral partition_ranges(t.parent::regclass) p
+          where p.child ~ '_w[0-9]{8}$' and p.starts >= week.low and p.ends <= week.high;
+          execute 'drop table ' || inside;
+          -- Where another partition holds a part of the week.
+          delete from effects e where e.run_id >= week.low and e.run_id < week.high;
+          delete from events e where e.run_id >= week.low and e.run_id < week.high;
+          delete from steps s where s.run_id >= week.low and s.run_id < week.high;
+          dropped := dropped + 1;
+        exception when sqlstate 'DA002' then
+          null; -- all of that week is as it was
+        end;
       end loop;
       delete from idempotency_keys k where k.created_at < before;
       return dropped;
     end
-    $$;
+    $_$;
 CREATE FUNCTION engine_now() RETURNS timestamp with time zone
     LANGUAGE sql
     AS $$ select clock_timestamp() $$;
 COMMENT ON FUNCTION engine_now() IS 'The only clock of the engine (R5); tests replace it to move time.';
 CREATE FUNCTION ensure_partitions(first timestamp with time zone, last timestamp with time zone) RETURNS integer
     LANGUAGE plpgsql
+    SET "TimeZone" TO 'UTC'
     AS $$
     declare
-      parent text;
+      parents constant text[] := array['runs', 'steps', 'events', 'effects'];
       week timestamptz;
-      child text;
+      suffix text;
+      parent text;
+      low uuid;
+      high uuid;
+      part record;
+      crowded boolean;
       made int := 0;
     begin
+      first := date_trunc('week', first);
+      if not exists (
+        select from generate_series(first, last, interval '7 days') w cross join unnest(parents) p(parent)
+        where to_regclass(p.parent || to_char(w, '"_w"YYYYMMDD')) is null
+      ) then
+        return 0;
+      end if;
       perform pg_advisory_xact_lock(hashtext('durable_agent.partitions'));
-      week := date_trunc('week', first at time zone 'utc') at time zone 'utc';
-      while week <= last loop
-        foreach parent in array array['runs', 'steps', 'events', 'effects'] loop
-          child := parent || '_w' || to_char(week at time zone 'utc', 'YYYYMMDD');
-          if to_regclass(child) is null then
-            execute format('create table %I (like %I including defaults including constraints)', child, parent);
-            if parent in ('steps', 'effects') then
-              execute format('alter table %I set (fillfactor = 55)', child);
-            elsif parent = 'runs' then
-              execute format('alter table %I set (fillfactor = 50)', child);
-            end if;
-            execute format('alter table %I attach partition %I for values from (%L) to (%L)', parent, child,
-                           uuid_floor(week), uuid_floor(week + interval '7 days'));
-            made := made + 1;
-          end if;
+      for week in select generate_series(first, last, interval '7 days') loop
+        suffix := to_char(week, '"_w"YYYYMMDD');
+        select p.starts, p.ends into low, high from partition_ranges('runs') p where p.child = 'runs' || suffix;
+        if not found then
+          select f.low, f.high into low, high
+          from free_range('runs', uuid_floor(week), uuid_floor(week + interval '7 days')) f;
+        end if;
+        crowded := false;
+        foreach parent in array parents loop
+          execute format('select %L or exists (select from %I d where d.%I >= %L and d.%I < %L offset 20000)', crowded,
+                         parent || '_default', case parent when 'runs' then 'id' else 'run_id' end, low,
+                         case parent when 'runs' then 'id' else 'run_id' end, high) into crowded;
         end loop;
-        week := week + interval '7 days';
+        if crowded then
+          raise warning 'the week % is not made: too many rows of it lie in the default partition', suffix;
+          continue;
+        end if;
+        foreach parent in array parents loop
+          continue when to_regclass(parent || suffix) is not null;
+          select f.low, f.high into part from free_range(parent::regclass, low, high) f;
+          continue when part.low >= part.high;
+          perform make_partition(parent, parent || suffix, part.low, part.high);
+          made := made + 1;
+        end loop;
       end loop;
       return made;
     end
+    $$;
+CREATE FUNCTION free_range(parent regclass, INOUT low uuid, INOUT high uuid) RETURNS record
+    LANGUAGE plpgsql STABLE
+    AS $$
+    declare
+      taken uuid;
+    begin
+      loop
+        select p.ends into taken from partition_ranges(parent) p where p.starts <= low and p.ends > low;
+        exit when not found;
+        low := taken;
+      end loop;
+      select least(high, p.starts) into high from (values (1)) v
+      left join lateral (select p.starts from partition_ranges(parent) p where p.starts > low order by p.starts limit 1) p on true;
+    end
+    $$;
+CREATE FUNCTION make_partition(parent text, child text, low uuid, high uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+    declare
+      key text := case parent when 'runs' then 'id' else 'run_id' end;
+    begin
+      execute format('create table %I (like %I including defaults including constraints)', child, parent);
+      if parent in ('steps', 'effects') then
+        execute format('alter table %I set (fillfactor = 55)', child);
+      elsif parent = 'runs' then
+        execute format('alter table %I set (fillfactor = 50)', child);
+      end if;
+      execute format('lock table %I in access exclusive mode', parent || '_default');
+      execute format('with moved as (delete from %I d where d.%I >= %L and d.%I < %L returning *)'
+                     ' insert into %I select * from moved', parent || '_default', key, low, key, high, child);
+      execute format('alter table %I attach partition %I for values from (%L) to (%L)', parent, child, low, high);
+    end
+    $$;
+CREATE FUNCTION partition_ranges(parent regclass) RETURNS TABLE(child text, starts uuid, ends uuid)
+    LANGUAGE sql STABLE
+    AS $$
+      select c.relname::text,
+             coalesce(substring(b.bound from 'FROM [(]''([0-9a-f-]+)'), '00000000-0000-0000-0000-000000000000')::uuid,
+             coalesce(substring(b.bound from 'TO [(]''([0-9a-f-]+)'), 'ffffffff-ffff-ffff-ffff-ffffffffffff')::uuid
+      from pg_inherits i join pg_class c on c.oid = i.inhrelid
+      cross join lateral (select pg_get_expr(c.relpartbound, c.oid) as bound) b
+      where i.inhparent = parent and b.bound <> 'DEFAULT'
     $$;
 CREATE FUNCTION require_rows(changed bigint, wanted integer, statement text) RETURNS void
     LANGUAGE plpgsql

@@ -33,6 +33,7 @@ from durable_agent.engine.journal import EFFECTS, Journal, read_now
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Lost, Settlement, read
 from durable_agent.engine.waiting import settle_waiting
+from durable_agent.engine.weeks import drop_weeks, make_weeks, put_off, reset_empty
 from durable_agent.errors import DatabaseUnavailable, LostRace
 from durable_agent.telemetry import Counters, logger
 
@@ -50,7 +51,6 @@ CHILDREN_S = 5.0
 # Weeks are made a fortnight ahead and dropped a week at a time: an hour more or less does not matter.
 PARTITIONS_S = 3600.0
 
-RETENTION = load("retention")
 DELTAS = load("deltas")
 TICKETS = load("tickets")
 
@@ -136,7 +136,8 @@ class Upkeep:
             if now_s >= self._partitions_at:
                 self._partitions_at = now_s + PARTITIONS_S * (0.75 + random.random() / 2)
                 await self.keep_partitions(conn)
-                await forget(conn)
+                async with put_off("forget"):
+                    await forget(conn)
         if seen.overdue or now_s >= self._children_at:
             self._children_at = now_s + CHILDREN_S * (0.75 + random.random() / 2)
             await self.settle_waits()
@@ -234,36 +235,14 @@ class Upkeep:
             self.stir()
 
     async def keep_partitions(self, conn: Connection) -> int:
-        """Make the coming weeks and drop those that are past retention; return how many were dropped.
-
-        Somebody's long look at a table puts it off to the next time; it never waits, for everyone would wait behind it.
-        """
-        row = None
-        try:
-            async with conn.transaction():
-                await conn.execute("set local lock_timeout = '1s'")
-                await conn.execute(RETENTION.make_partitions)
-                if self.retention_days > 0:
-                    cursor = await conn.execute(RETENTION.drop_partitions, {"days": self.retention_days})
-                    row = await cursor.fetchone()
-            await self._reset_empty(conn)
-        except psycopg.errors.LockNotAvailable as error:
-            log.info("partitions_put_off", error=first_line(error))
-        if row is not None and row[0]:
-            log.info("weeks_dropped", count=row[0], retention_days=self.retention_days)
-        return int(row[0]) if row is not None else 0
-
-    async def _reset_empty(self, conn: Connection) -> None:
-        """Reset the empty partitions, each in a transaction of its own: two locks at once could meet a statement's."""
-        found = True
-        while found:
-            async with conn.transaction():
-                await conn.execute("set local lock_timeout = '1s'")
-                row = await (await conn.execute(RETENTION.reset_empty)).fetchone()
-            found = row is not None and row[0]
+        """Make the coming weeks and drop those that are past retention; return how many were dropped."""
+        await make_weeks(conn)
+        dropped = await drop_weeks(conn, self.retention_days) if self.retention_days > 0 else 0
+        await reset_empty(conn)
+        return dropped
 
     async def _sweep(self, conn: Connection) -> None:
-        """Do what need not be done often: clock set back, dead sessions, defects, partitions."""
+        """Do what need not be done often: clock set back, dead sessions, defects."""
         await conn.execute(SESSIONS.clamp, {"ttl_s": self.ttl_s})
         await conn.execute(DELTAS.forget)
         await conn.execute(GATES.drop_slots)

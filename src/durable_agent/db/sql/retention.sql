@@ -1,11 +1,17 @@
 -- name: make_partitions
--- Makes the weeks of the next fortnight that are missing: every statement opens each of them. Locks: an advisory lock, the parents when a week is attached.
+-- Makes the weeks of the next fortnight that are missing: every statement opens each of them. Runs that came before their week go
+-- into it. Locks: none while no week is missing; else an advisory lock, the parents, the default partitions, given up after a second.
 select ensure_partitions(engine_now() - interval '1 day', engine_now() + interval '14 days');
 
 -- name: drop_partitions
 -- Drops the weeks whose runs all ended before a time, with their dead letters, and forgets idempotency keys as old.
 -- Locks: an advisory lock; the parents while a week is dropped, given up after a second.
 select drop_ended_partitions(engine_now() - make_interval(days => %(days)s));
+
+-- name: drop_outside
+-- Deletes runs that ended before a time and lie in no week, at most so many; returns how many.
+-- Index: runs_ended, runs_origin, runs_tree. Locks: an advisory lock, the runs.
+select drop_ended_outside(engine_now() - make_interval(days => %(days)s), %(most)s::int);
 
 -- name: reset_empty
 -- Lets one empty partition forget that it is empty, so that no plan counts on it; tells whether there was one.
