@@ -117,7 +117,8 @@ STATEMENTS = (
     """,
     # A week goes by what it holds, not by its name. It stays whole for an open run, one that ended lately, and one that a run
     # outside refers to, be it as what it was forked from or as the root of its tree: what a tree may spend is kept while any
-    # run of the tree is. Asked again under the lock, which is taken last: a run may have been redriven meanwhile.
+    # run of the tree is. Asked again under the lock, which is taken last: a run may have been redriven meanwhile. A key goes
+    # with its run and never before: who asks again with it gets that run for as long as there is one [I10].
     """
     create or replace function drop_ended_partitions(before timestamptz) returns int language plpgsql as $$
     declare
@@ -139,6 +140,8 @@ STATEMENTS = (
           select from runs r where r.root >= week.low and r.root < week.high and (r.id < week.low or r.id >= week.high)
         );
         begin
+          execute format('delete from idempotency_keys k using %I r'
+                         ' where k.created_at < $1 and r.tenant = k.tenant and r.id = k.run_id', week.child) using before;
           delete from budgets b where b.scope = 'run' and b.owner >= week.low and b.owner < week.high;
           delete from dead_letters d where d.run_id >= week.low and d.run_id < week.high;
           delete from waits w where w.run_id >= week.low and w.run_id < week.high;
@@ -163,7 +166,6 @@ STATEMENTS = (
           null; -- all of that week is as it was
         end;
       end loop;
-      delete from idempotency_keys k where k.created_at < before;
       return dropped;
     end
     $$
@@ -196,6 +198,8 @@ STATEMENTS = (
       end loop;
       delete from budgets b using runs_default r
       where r.id = any(gone) and b.tenant = r.tenant and b.scope = 'run' and b.owner = r.id;
+      delete from idempotency_keys k using runs_default r
+      where k.created_at < before and r.id = any(gone) and r.tenant = k.tenant and r.id = k.run_id;
       delete from runs_default r where r.id = any(gone);
       return coalesce(cardinality(gone), 0);
     end

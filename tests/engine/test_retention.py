@@ -40,6 +40,20 @@ async def test_a_week_with_an_open_run_stays(engine: Engine, database: Database)
     assert (await engine.run(run))["status"] == "pending"
 
 
+async def test_a_key_is_its_runs_for_as_long_as_there_is_one(engine: Engine, database: Database) -> None:
+    run = await engine.submit(run_of(step("a")), "key", b"digest")
+    database.move_clock(45 * DAY)
+    await keep(engine)
+    assert await engine.submit(run_of(step("a")), "key", b"digest") == run
+    hand = engine.hand()
+    (claim,) = await hand.claim()
+    await hand.succeed(claim)
+    database.move_clock(90 * DAY)
+    await keep(engine)
+    assert await engine.submit(run_of(step("a")), "key", b"digest") != run
+    engine.runs[:] = engine.runs[-1:]
+
+
 async def test_coming_weeks_are_made_ahead(engine: Engine, database: Database) -> None:
     before = weeks(database)
     database.move_clock(14 * DAY)

@@ -28,6 +28,8 @@ CREATE FUNCTION drop_ended_outside(before timestamp with time zone, most integer
       end loop;
       delete from budgets b using runs_default r
       where r.id = any(gone) and b.tenant = r.tenant and b.scope = 'run' and b.owner = r.id;
+      delete from idempotency_keys k using runs_default r
+      where k.created_at < before and r.id = any(gone) and r.tenant = k.tenant and r.id = k.run_id;
       delete from runs_default r where r.id = any(gone);
       return coalesce(cardinality(gone), 0);
     end
@@ -54,6 +56,8 @@ CREATE FUNCTION drop_ended_partitions(before timestamp with time zone) RETURNS i
           select from runs r where r.root >= week.low and r.root < week.high and (r.id < week.low or r.id >= week.high)
         );
         begin
+          execute format('delete from idempotency_keys k using %I r'
+                         ' where k.created_at < $1 and r.tenant = k.tenant and r.id = k.run_id', week.child) using before;
           delete from budgets b where b.scope = 'run' and b.owner >= week.low and b.owner < week.high;
           delete from dead_letters d where d.run_id >= week.low and d.run_id < week.high;
           delete from waits w where w.run_id >= week.low and w.run_id < week.high;
@@ -78,7 +82,6 @@ CREATE FUNCTION drop_ended_partitions(before timestamp with time zone) RETURNS i
           null; -- all of that week is as it was
         end;
       end loop;
-      delete from idempotency_keys k where k.created_at < before;
       return dropped;
     end
     $_$;

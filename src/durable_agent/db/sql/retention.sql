@@ -4,7 +4,7 @@
 select ensure_partitions(engine_now() - interval '1 day', engine_now() + interval '14 days');
 
 -- name: drop_partitions
--- Drops the weeks whose runs all ended before a time, with their dead letters, and forgets idempotency keys as old.
+-- Drops the weeks whose runs all ended before a time, with their dead letters and the idempotency keys that made them.
 -- Locks: an advisory lock; the parents while a week is dropped, given up after a second.
 select drop_ended_partitions(engine_now() - make_interval(days => %(days)s));
 
