@@ -7,10 +7,13 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 from moto.server import ThreadedMotoServer
 
-from durable_agent.artifacts import Artifacts, StoreUnavailable, is_reference
+from durable_agent.artifacts import Artifacts, StoreUnavailable
+from durable_agent.core.events import dumps
+from durable_agent.core.large import is_reference
 from durable_agent.errors import FatalError, NotFound
 
 
@@ -47,12 +50,17 @@ async def test_what_was_put_comes_back_by_its_digest_however_often_it_was_put(st
 
 async def test_a_large_value_is_replaced_and_whole_again(store: Artifacts) -> None:
     kept = await store.keep(b'["' + b"y" * 1000 + b'"]', inline_bytes=100)
-    import orjson
-
     reference = orjson.loads(kept)
     assert is_reference(reference)
     assert await store.whole(reference) == ["y" * 1000]
     assert await store.keep(b"[1]", inline_bytes=100) == b"[1]"
+
+
+async def test_a_small_value_that_looks_like_a_replaced_one_is_itself_again(store: Artifacts) -> None:
+    disguised = {"$artifact": "0" * 64, "bytes": 1}
+    kept = orjson.loads(await store.keep(dumps(disguised), inline_bytes=1000))
+    assert is_reference(kept)
+    assert await store.whole(kept) == disguised
 
 
 async def test_what_is_not_there_is_named(store: Artifacts) -> None:

@@ -1,7 +1,8 @@
 """Artifacts: what is too large for a row, or is a file: kept by its content's digest in a folder or an object store.
 
 A value of more than the inline limit is stored as `{"$artifact": SHA-256, "bytes": n}` and is whole again when a step
-reads it. Putting the same content twice stores it once; what is read is checked against its digest.
+reads it. Putting the same content twice stores it once; what is read is checked against its digest. A small value that
+looks like what stands for a larger one is stored, too: so whatever looks like it in a row is one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any, Final
 
 import orjson
 
+from durable_agent.core.large import KEY, is_reference
 from durable_agent.errors import FatalError, NotFound, OutsideError
 
-KEY: Final = "$artifact"
+_LIKE_A_REFERENCE: Final = f'{{"{KEY}":'.encode()  # canonical JSON has its keys in order, and this one comes first
 
 
 class StoreUnavailable(OutsideError):
@@ -66,8 +68,8 @@ class Artifacts:
         return content
 
     async def keep(self, text: bytes, *, inline_bytes: int) -> bytes:
-        """Return JSON that may go into a row: the text itself, or what stands for it when it is larger."""
-        if len(text) <= inline_bytes:
+        """Return JSON that may go into a row: canonical JSON itself, or what stands for it when it is larger."""
+        if len(text) <= inline_bytes and not text.startswith(_LIKE_A_REFERENCE):
             return text
         return orjson.dumps({KEY: await self.put(text), "bytes": len(text)}, option=orjson.OPT_SORT_KEYS)
 
@@ -79,11 +81,6 @@ class Artifacts:
             return orjson.loads(await self.get(value[KEY]))
         except NotFound as error:
             raise FatalError(error.message) from error
-
-
-def is_reference(value: Any) -> bool:
-    """Whether a value stands for a larger one."""
-    return isinstance(value, dict) and set(value) == {KEY, "bytes"} and isinstance(value[KEY], str)
 
 
 def _path(digest: str) -> str:

@@ -12,8 +12,8 @@ from uuid import UUID
 import orjson
 
 from durable_agent.agents.kinds import AGENT_KINDS
-from durable_agent.artifacts import KEY, is_reference
 from durable_agent.core.events import digest, dumps
+from durable_agent.core.large import KEY, is_reference
 from durable_agent.core.outcomes import Failed, Outcome, Succeeded, Verdict
 from durable_agent.core.records import (
     DEFAULT_TENANT,
