@@ -261,7 +261,7 @@ class Context:
         specs = tuple(_prefixed(f"{self.step}.{name}", spec) for spec in specs)
         sha = digest_of(self._encode([[spec.name, spec.tool, spec.input] for spec in specs]))
         answer = await self._wait(WaitKind.STEPS, name, {"steps": len(specs)}, None, sha=sha, steps=specs)
-        return [one["output"] for one in answer["value"]]
+        return [await self._link.whole(one["output"]) for one in answer["value"]]
 
     async def map(
         self, tool: str, items: Sequence[Any], *, concurrency: int = 10, name: str = "map", argument: str = "item",
@@ -284,7 +284,8 @@ class Context:
         sha = digest_of(self._encode([goal, input, [[spec.name, spec.tool, spec.input] for spec in specs]]))
         run = RunSpec(specs, goal, input)
         answer = await self._wait(WaitKind.RUN, name, {"steps": len(specs), "goal": goal}, None, sha=sha, run=run)
-        return dict(answer["value"])
+        outputs = (answer["value"]["output"] or {}).items()
+        return {**answer["value"], "output": {step: await self._link.whole(one) for step, one in outputs} or None}
 
     async def artifact(self, name: str, content: bytes | str | Any, *, media_type: str | None = None) -> dict[str, Any]:
         """Store a file of the step's under a name and return its name, SHA-256 and size.
