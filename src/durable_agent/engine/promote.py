@@ -138,6 +138,7 @@ class Promotion:
     _asked: set[StepKey] = field(default_factory=set)
     _children: dict[StepKey, Child] = field(default_factory=dict)
     _counts: dict[StepKey, Count] = field(default_factory=dict)
+    _faults: dict[StepKey, str] = field(default_factory=dict)
 
     def know(self, asked: Iterable[StepKey], rows: Iterable[Any]) -> None:
         """Take the rows of `pending` for the steps that were asked for."""
@@ -206,7 +207,7 @@ class Promotion:
                 return [Resolution(run, child.no, child.name, False, None, tuple(child.children))]
             case ConditionFailed(expression, message):
                 self._counts[child.key] = Count(0, count.taken, "dead_letter")
-                self._bury(head, child, expression, message)
+                self._faults[child.key] = self._bury(head, child, expression, message)
             case _:
                 assert_never(verdict)
         return []
@@ -233,7 +234,7 @@ class Promotion:
         outputs.update({p.name: _value(p.output) for p in parents if p.succeeded})
         return (row[0] if row else None), outputs
 
-    def _bury(self, head: Head, child: Child, expression: str, message: str) -> None:
+    def _bury(self, head: Head, child: Child, expression: str, message: str) -> str:
         text = f"the condition {expression!r} cannot be decided: {message}"
         failure = FailureClass.INVALID_INPUT.value
         self.journal.append(
@@ -245,12 +246,14 @@ class Promotion:
         )
         self.closed[head.key].add(child.no)
         self.failing[head.key] = (child.name, "condition_error")
+        return text
 
     def _write(self) -> None:
         self.ready = [ready for ready in self.ready if ready.head.key not in self.failing]
         for (tenant, run_id, no), count in sorted(self._counts.items(), key=_in_order):
             status = count.status
-            error = dumps({"reason": "condition_error"}).decode() if status == "dead_letter" else None
+            fault = self._faults.get((tenant, run_id, no))
+            error = dumps({"reason": "condition_error", "message": fault}).decode() if fault is not None else None
             if status == "queued" and (tenant, run_id) in self.failing:
                 status = "pending"
             at = self._children[tenant, run_id, no].at

@@ -118,8 +118,8 @@ class Winding:
                 return [(run, child, False)]
             case ConditionFailed(expression, message):
                 child.deps_left, child.status, child.dead = 0, "dead_letter", "condition_error"
-                child.error = {"reason": "condition_error"}
                 text = f"the condition {expression!r} cannot be decided: {message}"
+                child.error = {"reason": "condition_error", "message": text}
                 facts_ = {"reason": "condition_error", "failure": FailureClass.INVALID_INPUT.value}
                 run.append(self.at.us, StepEvent.DEAD_LETTER, child.no, {"message": text}, **facts_)
                 run.steps_left -= 1
