@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_agent.core import retry
-from durable_agent.core.conditions import ConditionError, check, holds
+from durable_agent.core.conditions import ConditionError, check, holds, refuse_large
 from durable_agent.core.records import FailureClass, RetryPolicy, StepKind, Tenant, Turn
 from durable_agent.core.turns import claim_order, priority_rank, share
 from durable_agent.errors import ConditionInvalid
@@ -106,6 +106,35 @@ def test_conditions_are_decided(expression: str, values: dict[str, Any], answer:
 def test_what_cannot_be_decided_is_an_error_and_never_false(expression: str, output: Any, words: str) -> None:
     with pytest.raises(ConditionError, match=words):
         holds(expression, output=output)
+
+
+LARGE = {"$artifact": "0" * 64, "bytes": 300_000}
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "outputs.a.ok", "outputs . a", 'outputs["a"]', "outputs[ 'a' ].ok", "has(outputs.a.ok)", "outputs[r'a'] == 1",
+        "outputs.all(k, outputs[k] != null)", "outputs == input", "1 in outputs.a", 'outputs["b" + ""] == 1',
+        "1 in outputs // c\n .a", "outputs.?a.orValue(1) == 1", "outputs.b && outputs.a.ok", "outputs.`a` == 1",
+    ],
+)  # fmt: skip
+def test_a_condition_that_may_look_into_what_is_too_large_is_refused(expression: str) -> None:
+    with pytest.raises(ConditionError, match="step 'a' has 300000 bytes"):
+        refuse_large(expression, "outputs", {"b": 1, "a": LARGE})
+
+
+@pytest.mark.parametrize(
+    "expression", ["outputs.b == 1", "has(outputs.a)", "'a' in outputs && outputs.b > 0", "input.outputs_a", "true"]
+)
+def test_a_condition_that_looks_elsewhere_is_decided(expression: str) -> None:
+    refuse_large(expression, "outputs", {"b": 1, "a": LARGE})
+
+
+def test_a_condition_of_an_edge_from_what_is_too_large_may_look_at_the_runs_input() -> None:
+    refuse_large("input.output_size > 3", "output", {"a": LARGE})
+    with pytest.raises(ConditionError, match="policy step"):
+        refuse_large("has(output.ok)", "output", {"a": LARGE})
 
 
 @pytest.mark.parametrize("expression", ["", "output.", "nope > 1", "1 +", "output > 1" + " " * 2000])

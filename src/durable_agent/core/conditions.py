@@ -1,20 +1,26 @@
 """Conditions on edges and steps: the Common Expression Language behind one function.
 
 CEL is total, bounded and has no clock, no I/O and no host objects. An error is an error, never a silent false: a
-missing key must be asked for with `has()`. The library is bulky, so it is loaded at the first condition.
+missing key must be asked for with `has()`. Nor is what stands for a large output taken for the output: a condition that
+looks into one cannot be decided. The library is bulky, so it is loaded at the first condition.
 Source: the CEL specification; evaluated by Google's C++ implementation (`cel-expr-python`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, Final
 
+from durable_agent.core.large import is_reference
 from durable_agent.errors import ConditionInvalid
 
 LANGUAGE: Final = "cel"
 MAX_LENGTH: Final = 2000
+# Asks of `outputs` only whether a step is among them.
+_ASKED: Final = re.compile(r"\bhas\(\s*outputs\.[A-Za-z_]\w*\s*\)|\bin\s+outputs\b(?!\s*[.\[])")
+_READ: Final = re.compile(r"""\boutputs\s*(?:\.\s*([A-Za-z_]\w*)\b(?!\s*\()|\[\s*(?:"([^"\\]*)"|'([^'\\]*)')\s*\])""")
 
 
 class ConditionError(Exception):
@@ -41,6 +47,28 @@ def holds(expression: str, **variables: Any) -> bool:
     if "error" in kind.lower():
         raise ConditionError(_first_line(value))
     raise ConditionError(f"the value is {_shown(value)}, not true or false")
+
+
+def refuse_large(expression: str, variable: str, outputs: Mapping[str, Any]) -> None:
+    """Return if the expression looks into none of the outputs that are too large for a row. Raises ConditionError.
+
+    `variable` is how it calls them: `outputs`, by name, or `output`, which is the only one.
+    """
+    for name, output in outputs.items():
+        if is_reference(output) and _looks_into(expression, variable, name):
+            raise ConditionError(
+                f"the output of step {name!r} has {output['bytes']} bytes, and what is too large for a row cannot be looked into "
+                "here; return what decides from a step of its own, or decide in a Python predicate or a policy step"
+            )
+
+
+def _looks_into(expression: str, variable: str, name: str) -> bool:
+    """Whether the expression may look into an output; told from its text, and when in doubt it may."""
+    if variable != "outputs" or "//" in expression:  # a comment may stand between a name and its part
+        return re.search(rf"\b{variable}\b", expression) is not None
+    rest = _ASKED.sub("true", expression)
+    read = {part for found in _READ.findall(rest) for part in found}
+    return name in read or re.search(r"\boutputs\b", _READ.sub("true", rest)) is not None
 
 
 @cache

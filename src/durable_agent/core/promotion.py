@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from durable_agent.core.conditions import ConditionError, holds
+from durable_agent.core.conditions import ConditionError, holds, refuse_large
 from durable_agent.core.graph import Graph, Watch
 from durable_agent.core.records import StepSpec
 
@@ -95,6 +95,7 @@ def resolve(
             continue
         if parent.when is not None:
             try:
+                refuse_large(parent.when, "output", {parent.name: parent.output})
                 taken += holds(parent.when, output=parent.output, input=run_input)
             except ConditionError as error:
                 return ConditionFailed(parent.when, str(error), taken)
@@ -115,6 +116,7 @@ def own_condition(when: str | None, taken: int, outputs: Mapping[str, Any], run_
     if when is None:
         return Ready(taken)
     try:
+        refuse_large(when, "outputs", outputs)
         return Ready(taken) if holds(when, outputs=dict(outputs), input=run_input) else Skipped("condition", taken)
     except ConditionError as error:
         return ConditionFailed(when, str(error), taken)
