@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from durable_agent.core.conditions import ConditionError, holds
+from durable_agent.core.events import dumps
 from durable_agent.errors import BudgetExceeded, ConditionInvalid, FatalError, Refused
-from durable_agent.flow.context import Context
+from durable_agent.flow.context import EVENT_LIMIT_BYTES, Context
 from durable_agent.flow.tools import Tool, step
 
 
@@ -57,13 +58,23 @@ async def policy(
         case "pass":
             return {"decision": "pass", "reason": reason, "by": None}
         case "approve":
-            asked = await ctx.approval(None, {"policy": ctx.step, "parents": dict(ctx.parents)},
-                                       prompt=prompt or reason or ctx.goal or "", expires=expires_s, allow_self=allow_self)  # fmt: skip
+            said = prompt or reason or ctx.goal or ""
+            asked = await ctx.approval(None, _asked(ctx, said), prompt=said, expires=expires_s, allow_self=allow_self)
             return {"decision": "approved", "reason": asked.reason, "by": asked.by}
         case "refuse":
             raise Refused(reason or f"policy {ctx.step!r} refuses it")
         case _:
             raise FatalError(f"policy {ctx.step!r}: `then` is {verdict!r}; use pass, approve or refuse")
+
+
+def _asked(ctx: Context, prompt: str) -> dict[str, Any]:
+    """Return what a person is asked to approve: of outputs that do not fit into a question, only the size of the large ones."""
+    asked = {"policy": ctx.step, "parents": dict(ctx.parents)}
+    if len(dumps({"tool": None, "arguments": asked, "prompt": prompt})) <= EVENT_LIMIT_BYTES:
+        return asked
+    sizes, most = {name: len(dumps(output)) for name, output in ctx.parents.items()}, EVENT_LIMIT_BYTES // 2
+    shown = {name: o if sizes[name] * len(sizes) <= most else {"bytes": sizes[name]} for name, o in ctx.parents.items()}
+    return {**asked, "parents": shown}
 
 
 def _verdict(ctx: Context, rules: Sequence[Mapping[str, Any]], otherwise: str) -> tuple[str, Mapping[str, Any] | None]:
