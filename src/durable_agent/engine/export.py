@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,10 +13,11 @@ from uuid import UUID
 
 import orjson
 
-from durable_agent.artifacts import KEY, Artifacts, StoreUnavailable, is_reference
+from durable_agent.artifacts import Artifacts, StoreUnavailable
 from durable_agent.core.events import ChainBroken, StoredEvent, digest, dumps, fold, inputs_digest, verify
 from durable_agent.core.graph import Graph
-from durable_agent.core.records import Tenant
+from durable_agent.core.large import KEY, is_reference
+from durable_agent.core.records import Tenant, WaitKind
 from durable_agent.core.states import RunEvent, StepEvent
 from durable_agent.db import reads
 from durable_agent.db.pool import Connection, Database
@@ -43,9 +44,7 @@ async def export(db: Database, tenant: Tenant, run_id: UUID, artifacts: Artifact
         kept, end = set[str](), dict[str, Any]()
         async with db.reading() as conn:
             async for record in _records(conn, tenant, run_id):
-                value = record.get("result") if record["record"] == "effect" else record.get("output")
-                if value is not None and is_reference(value):
-                    kept.add(value[KEY])
+                kept |= _large_in(record)
                 if record["record"] == "end":
                     end = record
                 else:
@@ -112,6 +111,35 @@ class _Spool:
         except OSError as error:
             text = f"the export cannot be put together in {tempfile.gettempdir()}: {error.strerror}; make room there, or set TMPDIR"
             raise OutsideError(text) from error
+
+
+def _large_in(record: Mapping[str, Any]) -> set[str]:
+    """Return the digests of the large values that a record refers to."""
+    match record:
+        case {"record": "step", "output": output, "input": given}:
+            # Of an agent's run the conversation that it goes on with, too.
+            return _digests(output, given.get("history") if isinstance(given, dict) else None)
+        case {"record": "effect", "result": result}:
+            return _digests(result)
+        case {"record": "wait"}:
+            return _digests(*_outputs_in(record))
+        case _:
+            return set()
+
+
+def _digests(*values: Any) -> set[str]:
+    return {value[KEY] for value in values if is_reference(value)}
+
+
+def _outputs_in(wait: Mapping[str, Any]) -> Iterable[Any]:
+    """Return what the run, or the steps, came to that the wait was for."""
+    match wait["kind"], (wait["answer"] or {}).get("value"):
+        case WaitKind.RUN, {"output": dict(outputs)}:
+            return outputs.values()
+        case WaitKind.STEPS, list(steps):
+            return [step["output"] for step in steps]
+        case _:
+            return ()
 
 
 async def _events(conn: Connection, tenant: Tenant, run_id: UUID) -> AsyncIterator[dict[str, Any]]:
