@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import UUID
 
+import orjson
 import pytest
 
+from durable_agent.engine.export import verify_export
+from durable_agent.flow.registry import Registry
 from durable_agent.settings import Settings
+from durable_agent.testing.cassette import Cassette
 from tests.support import outside
 from tests.support.server import Api, serving, working
-from tests.support.story import MODULES, effects, end, run
+from tests.support.story import MODULES, effects, end, run, wait_of
 
 
 @pytest.fixture
@@ -63,6 +69,95 @@ async def test_a_large_result_of_an_effect_is_whole_again_when_the_step_resumes(
     assert ended["steps"][0]["output"] == [500_000, 500_000]
     assert len(outside.called("big")) == 1
     assert [e["result"]["bytes"] for e in await effects(api, run_id) if e["name"] == "big"] == [500_002]
+
+
+async def test_large_results_of_mapped_steps_and_of_a_run_are_whole(api: Api) -> None:
+    run_id = await api.start({"name": "all", "tool": "reports", "input": {"size": 300_000}})
+    ended = await end(api, run_id)
+    whole = [[True, 300_000], [True, 300_001], [True, 300_002]]
+    assert ended["steps"][0]["output"] == whole, ended["steps"][0]
+    again = (await api.http.post(f"/runs/{run_id}/replay", json={"fromStep": 0, "mode": "recorded"})).json()["id"]
+    assert (await end(api, again))["steps"][0]["output"] == whole
+
+
+async def test_an_export_has_the_large_results_and_is_played_from_them_alone(api: Api) -> None:
+    run_id = await api.start({"name": "all", "tool": "reports", "input": {"size": 300_000}})
+    await end(api, run_id)
+    lines = (await api.http.get(f"/runs/{run_id}/export")).content.splitlines()
+    kept = [record for line in lines if (record := orjson.loads(line))["record"] == "content"]
+    assert sorted(len(orjson.loads(one["content"])["text"]) for one in kept) == [300_000, 300_001, 300_002]
+    assert verify_export(lines)[0] == UUID(run_id)
+    cassette = Cassette(lines)
+    played = await asyncio.to_thread(cassette.play, "all", Registry.from_modules(["tests.support.hostile"]))
+    assert played.difference is None
+
+
+async def test_what_undoes_a_step_is_given_its_large_result_whole(api: Api) -> None:
+    run_id = await api.start(
+        {"name": "report", "tool": "report", "input": {"size": 300_000}, "compensate": "unreport"},
+        {"name": "refuses", "tool": "refuses", "dependsOn": ["report"]},
+    )
+    ended = await end(api, run_id)
+    assert ended["status"] == "failed"
+    assert {s["name"]: s["output"] for s in ended["steps"]}["undo.report.0"] == [True, 300_000]
+
+
+@pytest.mark.parametrize(
+    ("edge", "own", "status"),
+    [
+        ("output.ok", None, "failed"),
+        ("has(output.ok) && output.ok", None, "failed"),
+        (None, "outputs.report.ok", "failed"),
+        (None, "has(outputs.report.ok)", "failed"),
+        (None, "has(outputs.report) && outputs.small == 2", "completed"),
+    ],
+)
+async def test_a_condition_that_looks_into_a_large_result_fails_by_name_and_any_other_is_decided(
+    api: Api, edge: str | None, own: str | None, status: str
+) -> None:
+    run_id = await api.start(
+        {"name": "report", "tool": "report", "input": {"size": 300_000}},
+        {"name": "small", "tool": "double", "input": {"item": 1}},
+        {
+            "name": "last",
+            "tool": "double",
+            "input": {"item": 2},
+            "when": own,
+            "dependsOn": ["small", {"step": "report", "when": edge}],
+        },
+    )
+    ended = await end(api, run_id)
+    assert ended["status"] == status
+    if status == "failed":
+        (letter,) = (await api.http.get("/dead-letters", params={"run_id": run_id})).json()["items"]
+        assert "the output of step 'report' has 300021 bytes" in letter["message"]
+        assert "return what decides from a step of its own" in ended["steps"][2]["error"]["message"]
+
+
+async def test_a_policy_looks_into_a_large_result_and_asks_without_it(api: Api) -> None:
+    rules = [{"when": "outputs.report.ok && outputs.report.text.size() == 300000", "then": "approve"}]
+    run_id = await api.start(
+        {"name": "report", "tool": "report", "input": {"size": 300_000}},
+        {"name": "small", "tool": "double", "input": {"item": 1}},
+        {
+            "name": "p",
+            "kind": "policy",
+            "input": {"rules": rules, "otherwise": "refuse"},
+            "dependsOn": ["report", "small"],
+        },
+    )
+    wait = await wait_of(api, run_id)
+    assert wait["request"]["arguments"]["parents"] == {"report": {"bytes": 300_021}, "small": 2}
+    await api.http.post(f"/waits/{wait['id']}/approve", json={})
+    assert (await end(api, run_id))["steps"][2]["output"]["decision"] == "approved"
+
+
+async def test_what_looks_like_a_large_result_comes_as_it_was_given(api: Api) -> None:
+    run_id = await api.start(
+        {"name": "disguised", "tool": "disguised"}, {"name": "unmasks", "tool": "unmasks", "dependsOn": ["disguised"]}
+    )
+    ended = await end(api, run_id)
+    assert ended["steps"][1]["output"] is True, ended["steps"][1]
 
 
 async def test_a_stored_file_is_listed_and_comes_back_as_it_was(api: Api) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from durable_agent import Context, RetryableError, step, tool
+from durable_agent import Context, FatalError, RetryableError, Step, step, tool
 from tests.support.outside import CALLS
 
 
@@ -88,6 +88,45 @@ async def resumes(ctx: Context, size: int) -> list[int]:
     if ctx.attempt == 1:
         raise RetryableError("once more")
     return [len(first), size]
+
+
+@tool("report", effect="safe", compensate="unreport")
+async def report(size: int) -> dict[str, Any]:
+    """Return something large that has a small part."""
+    return {"ok": True, "text": "x" * size}
+
+
+@tool("unreport", effect="safe")
+async def unreport(result: dict[str, Any]) -> list[Any]:
+    """Tell what is to be undone."""
+    return [result["ok"], len(result["text"])]
+
+
+@tool("refuses", effect="safe")
+async def refuses() -> None:
+    """Fail for good."""
+    raise FatalError("no")
+
+
+@step("reports")
+async def reports(ctx: Context, size: int) -> list[Any]:
+    """Measure the reports of steps and of a run of its own."""
+    mapped = await ctx.map("report", [size, size + 1], argument="size")
+    ended = await ctx.run([Step("inner", "report", input={"size": size + 2})])
+    return [[one["ok"], len(one["text"])] for one in (*mapped, ended["output"]["inner"])]
+
+
+@tool("disguised", effect="safe")
+async def disguised() -> dict[str, Any]:
+    """Return what looks like what stands for something large."""
+    return {"$artifact": "0" * 64, "bytes": 1}
+
+
+@step("unmasks")
+async def unmasks(ctx: Context) -> bool:
+    """Tell whether what is disguised comes as it was given, from a step and from a call."""
+    called = await ctx.call(disguised)
+    return called == await disguised() == ctx.parents["disguised"]
 
 
 @step("files")

@@ -74,10 +74,12 @@ def _doubtful(doubted: bool, outcome: Outcome) -> Outcome:
 
 
 async def _whole(claim: Claim, link: Link) -> Claim:
-    """Return the claim with the outputs of its parents whole, wherever they lie."""
-    if not any(isinstance(value, dict) for value in claim.parents.values()):
-        return claim
-    return replace(claim, parents={name: await link.whole(value) for name, value in claim.parents.items()})
+    """Return the claim with the outputs of its parents whole, wherever they lie, and the result that it undoes."""
+    if any(isinstance(value, dict) for value in claim.parents.values()):
+        claim = replace(claim, parents={name: await link.whole(value) for name, value in claim.parents.items()})
+    if claim.compensates and isinstance(claim.input, dict):
+        claim = replace(claim, input={**claim.input, "result": await link.whole(claim.input.get("result"))})
+    return claim
 
 
 def _class_of(error: Exception) -> FailureClass:
