@@ -63,6 +63,11 @@ class Context:
         """The claim this attempt serves; not for authors."""
         return self._claim
 
+    @property
+    def limit_bytes(self) -> int:
+        """The largest result of the step; not for authors."""
+        return self._limit_bytes
+
     def _encode(self, value: Any) -> bytes:
         return encode(value, self._limit_bytes)
 
