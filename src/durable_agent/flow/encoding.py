@@ -12,8 +12,17 @@ from durable_agent.errors import FatalError
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 
+class Unencodable:
+    """What stands for a result that was refused already, where it was made: encoding it says the same."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
 def encode(value: Any, limit_bytes: int) -> bytes:
     """Return a value as canonical JSON. Raises FatalError for what JSON, Unicode or the limit refuses."""
+    if isinstance(value, Unencodable):
+        raise FatalError(value.reason)
     try:
         if isinstance(value, BaseModel):
             value = value.model_dump(mode="json")

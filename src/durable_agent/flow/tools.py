@@ -25,6 +25,14 @@ Isolation = Literal["inline", "process"]
 _NAME = re.compile(r"[A-Za-z_][\w.\-]{0,199}\Z")
 
 
+class Bound(dict[str, Any]):
+    """Arguments as a function takes them; `given` is the JSON they were made of, for who makes them again elsewhere."""
+
+    def __init__(self, arguments: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        super().__init__(arguments)
+        self.given = given
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A named function that steps can ask for. `effect` says what a repeated call may do to the outside world.
@@ -62,7 +70,7 @@ class Tool:
         extra = self.arguments.model_config.get("extra") == "allow"
         return None if extra else frozenset(self.arguments.model_fields)
 
-    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, given: Mapping[str, Any]) -> Bound:
         """Return the arguments, validated and converted. Raises FatalError naming the failing argument."""
         try:
             model = self.arguments.model_validate(dict(given))
@@ -71,7 +79,7 @@ class Tool:
             where = ".".join(map(str, first["loc"])) or "input"
             raise FatalError(f"tool {self.name!r}: argument {where!r}: {first['msg']}") from None
         known = {name: getattr(model, name) for name in type(model).model_fields}
-        return {**known, **(model.model_extra or {})}
+        return Bound({**known, **(model.model_extra or {})}, given)
 
 
 def tool(

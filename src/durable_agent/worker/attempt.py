@@ -273,7 +273,7 @@ async def invoke(tool: Tool, arguments: Mapping[str, Any], context: Context) -> 
 
 async def _invoked(tool: Tool, arguments: Mapping[str, Any], context: Context) -> Any:
     if tool.isolation == "process":
-        return await run_in_child(tool, context, dict(arguments))
+        return await run_in_child(tool, context, arguments)
     given = dict(arguments)
     if tool.takes_context is not None:
         given = {tool.takes_context: context, **given}
