@@ -37,6 +37,19 @@ async def test_an_approval_of_another_run_allows_nothing(engine: Engine) -> None
     assert await hand.settle(told) == [Verdict.REFUSED]
 
 
+async def test_an_approval_is_good_for_one_of_two_calls_at_once(engine: Engine, database: Database) -> None:
+    hand, request = engine.hand(), dumps({"n": 1})
+    run, wait = await engine.asked(hand, WaitKind.APPROVAL, approval_digest("noop", request))
+    await answer(engine.pools, DEFAULT_TENANT, wait, Decision.APPROVED, by="me")
+    (claim,) = await hand.claim()
+    told = [call_of(claim.lease, no, request, approval=wait) for no in (1, 2)]
+    assert await hand.settle(*told) == [Verdict.OK, Verdict.REFUSED]
+    assert await hand.settle(*told) == [Verdict.ALREADY, Verdict.REFUSED]
+    assert database.execute("select no, approval from effects") == [(1, wait)]
+    await hand.succeed(claim)
+    assert (await engine.run(run))["status"] == "completed"
+
+
 async def test_of_two_answers_at_once_one_is_the_decision(engine: Engine) -> None:
     hand = engine.hand()
     run, wait = await engine.asked(hand, WaitKind.APPROVAL)

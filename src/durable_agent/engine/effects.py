@@ -56,7 +56,7 @@ class Record:
     """What a batch knows of effects and approvals before it writes its own."""
 
     states: dict[EffectKey, tuple[str, int]] = field(default_factory=dict)
-    approvals: dict[UUID, Mapping[str, Any]] = field(default_factory=dict)
+    approvals: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     metered: set[tuple[Any, ...]] = field(default_factory=set)
     purse: Purse = field(default_factory=Purse)
     exhausted: dict[RunKey, Exceeded] = field(default_factory=dict)
@@ -112,6 +112,7 @@ class Record:
         facts = _facts(outcome)
         if outcome.approval is not None:
             journal.consumed.add(step.tenant, outcome.approval)
+            self.approvals[outcome.approval]["consumed_at"] = journal.now  # it is good for no other call of the batch
             facts["approval"] = str(outcome.approval)
         journal.intended.add(
             *_fence(step, outcome), outcome.no, outcome.name, outcome.effect.value, EffectState.INTENT.value,
