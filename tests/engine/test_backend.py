@@ -1,4 +1,4 @@
-"""The backend between a worker and the verbs: a value that PostgreSQL refuses fails its own step alone."""
+"""The backend between a worker and the verbs: a value that PostgreSQL refuses, or the rows contradict, fails its own step alone."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from durable_agent.core.outcomes import Succeeded, Suspended, Verdict
-from durable_agent.core.records import Claim, WaitKind
+from durable_agent.core.outcomes import Recorded, Succeeded, Suspended, Verdict
+from durable_agent.core.records import Claim, EffectState, WaitKind
 from durable_agent.db.doorbell import Bell, Listener
 from durable_agent.engine.backend import PostgresBackend
 from durable_agent.telemetry import Counters
+from tests.support.postgres import Database
 from tests.support.runs import Engine, Hand, call_of, ok, run_of, step
 
 
-def backend(engine: Engine, hand: Hand) -> PostgresBackend:
+def backend_of(engine: Engine, hand: Hand) -> PostgresBackend:
     return PostgresBackend(
         engine.pools,
         hand.room.offer,
@@ -41,7 +42,7 @@ async def test_a_value_the_database_refuses_fails_its_step_and_no_other(engine: 
     hand = engine.hand()
     claims = {claim.name: claim for claim in await hand.claim()}
     outcomes = [ok(claims["good"], 1), refused(claims["bad"])]
-    answer = await backend(engine, hand).exchange(outcomes, free=0, solo=True)
+    answer = await backend_of(engine, hand).exchange(outcomes, free=0, solo=True)
     assert answer.verdicts == (Verdict.OK, Verdict.OK)
     assert (await engine.run(run))["status"] == "completed"
     bad = (await engine.run(bad_run))["steps"]["bad"]
@@ -54,6 +55,36 @@ async def test_who_asks_for_a_call_that_cannot_be_recorded_hears_that_it_may_not
     hand = engine.hand()
     (a,) = await hand.claim()
     unstorable = replace(call_of(a.lease, 1), name="\udcff")
-    answer = await backend(engine, hand).exchange([unstorable], free=0, solo=True)
+    answer = await backend_of(engine, hand).exchange([unstorable], free=0, solo=True)
     assert answer.verdicts == (Verdict.LOST,)
     assert (await engine.run(run))["steps"]["a"]["status"] == "dead_letter"
+
+
+async def test_a_call_whose_intent_the_database_refuses_is_not_made(engine: Engine, database: Database) -> None:
+    run = await engine.submit(run_of(step("a")))
+    hand = engine.hand()
+    (claim,) = await hand.claim()
+    answer = await backend_of(engine, hand).exchange([call_of(claim.lease, 1, b"{no json")], free=0, solo=True)
+    assert answer.verdicts == (Verdict.LOST,)
+    assert database.execute("select no from effects") == []
+    assert (await engine.run(run))["steps"]["a"]["error"]["failure"] == "invalid_input"
+
+
+async def test_what_the_rows_contradict_for_ever_fails_its_step_and_keeps_nobody_else(
+    engine: Engine, database: Database
+) -> None:
+    run = await engine.submit(run_of(step("good")))
+    bad_run = await engine.submit(run_of(step("bad")))
+    hand = engine.hand()
+    claims = {claim.name: claim for claim in await hand.claim()}
+    lease = claims["bad"].lease
+    await hand.settle(call_of(lease, 1))
+    await hand.settle(Recorded(lease, 1, "noop", EffectState.DONE, b"1"))
+    # Another call by the number of one that is done.
+    answer = await backend_of(engine, hand).exchange(
+        [call_of(lease, 1, b"[2]"), ok(claims["good"], 1)], free=0, solo=True
+    )
+    assert answer.verdicts == (Verdict.LOST, Verdict.OK)
+    assert database.execute("select no, state from effects") == [(1, "done")]
+    assert (await engine.run(run))["status"] == "completed"
+    assert "intend_effects changed 0 of 1 rows" in (await engine.run(bad_run))["steps"]["bad"]["error"]["message"]

@@ -75,18 +75,27 @@ class PostgresBackend:
         return done.answer
 
     async def _exchange(self, outcomes: Sequence[Outcome], *, free: int, solo: bool) -> Done:
-        """Exchange; when a value cannot be stored, settle one by one, and fail the step whose value it was."""
+        """Exchange; what cannot be stored, or loses to the rows, is settled one by one, and fails its own step alone."""
         try:
             return await exchange(self._db, self._room, outcomes, free=free, solo=solo, bell=self._bell)
-        except UNSTORABLE as error:
+        except (*UNSTORABLE, LostRace) as error:
             if not outcomes or is_outage(error):
                 raise
             if len(outcomes) == 1:
-                one = await exchange(self._db, self._room, [refused(outcomes[0], error)], free=0, solo=solo)
-                return _unheard(one) if isinstance(outcomes[0], ON_THE_WAY) else one
+                return await self._refuse(outcomes[0], error, solo=solo)
         done = [await self._exchange([outcome], free=0, solo=solo) for outcome in outcomes]
         verdicts = tuple(verdict for one in done for verdict in one.answer.verdicts)
         return Done(Exchange(verdicts, (), (), more=True), ready_left=True, events=True)
+
+    async def _refuse(self, outcome: Outcome, error: Exception, *, solo: bool) -> Done:
+        """Fail the step of an outcome that cannot be settled, now or later; an attempt that goes on hears that its lease is lost."""
+        if isinstance(error, LostRace):
+            with suppress(LostRace):  # under its run's lock by what the rows say: whoever loses twice races with nobody
+                return await exchange(self._db, self._room, [outcome], free=0, solo=solo)
+        done = await exchange(self._db, self._room, [refused(outcome, error)], free=0, solo=solo)
+        if isinstance(outcome, ON_THE_WAY):
+            done = replace(done, answer=replace(done.answer, verdicts=(Verdict.LOST,)))
+        return done
 
     async def begin(self) -> PostgresTransaction:
         """See `core.port.Backend.begin`."""
@@ -190,17 +199,12 @@ def _available(what: str) -> Iterator[None]:
         raise DatabaseUnavailable(f"{what}: {first_line(error)}") from error
 
 
-def _unheard(done: Done) -> Done:
-    """Return what was done, as who asked for something on the way has to hear it: it is not recorded, and the step is ended."""
-    return replace(done, answer=replace(done.answer, verdicts=(Verdict.LOST,)))
-
-
 def _where(lease: Lease) -> tuple[int, UUID, int]:
     return lease.tenant, lease.run_id, lease.step_no
 
 
 def refused(outcome: Outcome, error: Exception) -> Outcome:
-    """Return the failure that an outcome becomes whose values cannot be stored: final, for they will not change."""
+    """Return the failure that an outcome becomes that cannot be settled: final, for neither its values nor the rows will change."""
     message = plain(f"the result cannot be stored: {first_line(error)}")
     return Failed(outcome.lease, FailureClass.INVALID_INPUT, type(error).__name__, message)
 
