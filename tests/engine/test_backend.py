@@ -88,3 +88,25 @@ async def test_what_the_rows_contradict_for_ever_fails_its_step_and_keeps_nobody
     assert database.execute("select no, state from effects") == [(1, "done")]
     assert (await engine.run(run))["status"] == "completed"
     assert "intend_effects changed 0 of 1 rows" in (await engine.run(bad_run))["steps"]["bad"]["error"]["message"]
+
+
+async def test_the_result_of_a_call_whose_intent_the_database_forgot_is_lost_and_the_step_goes_on(
+    engine: Engine,
+) -> None:
+    """As after a failover that lost the last commits: the intent is in nobody's history."""
+    run = await engine.submit(run_of(step("a")))
+    other = await engine.submit(run_of(step("b")))
+    hand = engine.hand()
+    claims = {claim.name: claim for claim in await hand.claim()}
+    lease = claims["a"].lease
+    backend = backend_of(engine, hand)
+    outcomes = [Recorded(lease, 1, "noop", EffectState.DONE, b"1"), ok(claims["b"], 1)]
+    answer = await backend.exchange(outcomes, free=0, solo=True)
+    assert answer.verdicts == (Verdict.LOST, Verdict.OK)
+    assert (await engine.run(other))["status"] == "completed"
+    backend.disown(frozenset({lease.token}))
+    await backend.exchange([], free=0, solo=True)
+    (again,) = await hand.claim()
+    assert (again.lease.claim_no, again.effects) == (2, ())
+    await hand.succeed(again)
+    assert (await engine.run(run))["status"] == "completed"

@@ -53,8 +53,9 @@ async def read(conn: Connection, outcomes: Iterable[Any]) -> tuple[Any, Any, Any
 
 @dataclass(slots=True)
 class Record:
-    """What a batch knows of effects and approvals before it writes its own."""
+    """What a batch knows of effects and approvals before it writes its own; with `read` it knows all that the rows say."""
 
+    read: bool = False
     states: dict[EffectKey, tuple[str, int]] = field(default_factory=dict)
     approvals: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     metered: set[tuple[Any, ...]] = field(default_factory=set)
@@ -68,6 +69,7 @@ class Record:
 
     async def know(self, effects: Any, approvals: Any, metered: Any) -> None:
         """Take the answers of `read`."""
+        self.read = True
         if effects is not None:
             for _tenant, run, step, no, state, claim_no in await effects.fetchall():
                 self.states[run, step, no] = state, claim_no
@@ -87,6 +89,12 @@ class Record:
         match outcome:
             case Intended():
                 return self._intend(journal, head, step, outcome, worker)
+            case Recorded() if self.read and _key(outcome) not in self.states:
+                # The database forgot the intent, which it had acknowledged: whose call this is, nobody can tell any more.
+                journal.append(
+                    head, StepEvent.FENCED, step.no, claim_no=outcome.lease.claim_no, what="recorded", worker=worker
+                )
+                return Verdict.LOST
             case Recorded():
                 self._record(journal, head, step, outcome)
             case Noted():
@@ -110,6 +118,7 @@ class Record:
         if refused is not None:
             return refused
         facts = _facts(outcome)
+        self.states[_key(outcome)] = EffectState.INTENT, outcome.lease.claim_no
         if outcome.approval is not None:
             journal.consumed.add(step.tenant, outcome.approval)
             self.approvals[outcome.approval]["consumed_at"] = journal.now  # it is good for no other call of the batch
@@ -178,9 +187,8 @@ class Record:
                 return Verdict.EXHAUSTED
 
     def _told_before(self, outcome: Intended | Recorded | Noted) -> bool:
-        lease = outcome.lease
-        state, claim_no = self.states.get((lease.run_id, lease.step_no, outcome.no), (None, 0))
-        if claim_no != lease.claim_no:
+        state, claim_no = self.states.get(_key(outcome), (None, 0))
+        if claim_no != outcome.lease.claim_no:
             return False
         match outcome:
             case Intended():
@@ -221,6 +229,10 @@ class Record:
 def uses_approval(outcomes: Sequence[Outcome]) -> bool:
     """Whether one of the outcomes is allowed by an approval, which only the rows can tell."""
     return any(isinstance(outcome, Intended) and outcome.approval is not None for outcome in outcomes)
+
+
+def _key(outcome: Intended | Recorded | Noted) -> EffectKey:
+    return outcome.lease.run_id, outcome.lease.step_no, outcome.no
 
 
 def _fence(step: Step, outcome: Intended | Recorded | Noted) -> tuple[Any, ...]:
