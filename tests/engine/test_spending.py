@@ -50,6 +50,46 @@ async def test_what_a_batch_gives_back_is_held_when_the_same_batch_pauses_its_ru
     assert await hand.claim() == []
 
 
+@pytest.mark.parametrize("first", ["pause", "fail"])
+async def test_a_run_that_a_batch_pauses_and_fails_is_undone_and_paused_no_more(engine: Engine, first: str) -> None:
+    limit = Limit("tokens", 100, "pause")
+    run = await engine.submit(run_of(step("a", compensate="noop"), step("b", "a"), step("c", "a"), budget=(limit,)))
+    hand = engine.hand()
+    await hand.succeed((await hand.claim())[0])
+    b, c = await hand.claim()
+    both = {"pause": intent(b, 1, 101), "fail": ended(c)}
+    told = {what: both[what] for what in sorted(both, key=lambda what: what != first)}
+    verdicts = dict(zip(told, await hand.settle(*told.values()), strict=True))
+    assert verdicts == {"pause": Verdict.PAUSED, "fail": Verdict.OK}
+    row = await engine.run(run)
+    assert (row["status"], row["paused_for"]) == ("compensating", None)
+    (undoing,) = await hand.claim()
+    assert undoing.compensates
+    await hand.succeed(undoing)
+    assert (await engine.run(run))["status"] == "failed"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_run_that_a_batch_pauses_and_ends_is_not_told_as_paused(engine: Engine, first: int) -> None:
+    """Else it would be resumed behind the back of a person who pauses it after a redrive."""
+    run, hand, (a, b) = await begun(engine, Limit("tokens", 100, "pause"), steps=2)
+    both = [intent(a, 1, 101), ended(b)]
+    await hand.settle(both[first], both[1 - first])
+    row = await engine.run(run)
+    assert (row["status"], row["paused_for"]) == ("failed", None)
+    assert {one["queue_state"] for one in row["steps"].values()} == {None}
+
+
+@pytest.mark.parametrize(("first", "status"), [("tokens", "paused"), ("tools", "budget_exceeded")])
+async def test_of_two_limits_that_a_batch_meets_the_first_decides(engine: Engine, first: str, status: str) -> None:
+    run, hand, (a, b) = await begun(engine, Limit("tokens", 100, "pause"), Limit("tools", 0), steps=2)
+    both = [intent(a, 1, 101), Metered(b.lease, "noop")]
+    verdicts = await hand.settle(*(both if first == "tokens" else both[::-1]))
+    assert verdicts == [Verdict.PAUSED if status == "paused" else Verdict.EXHAUSTED] * 2
+    row = await engine.run(run)
+    assert (row["status"], row["paused_for"]) == (status, "budget" if status == "paused" else None)
+
+
 @pytest.mark.parametrize("end", [released, failed, ended])
 async def test_what_was_used_is_booked_in_the_batch_that_ends_the_lease(
     engine: Engine, database: Database, end: Any

@@ -109,7 +109,7 @@ class Purse:
                     slices.add(*key, budget.slice_of(journal.now.timestamp(), one.window_s), added)
             await journal.send(conn, rows)
             await journal.send(conn, slices)
-        for (tenant, run_id), found in self.pausing.items():
+        for (tenant, run_id), found in self._paused(journal).items():
             window_s = found.budget.window_s
             wait_s = window_s / budget.SLICES if window_s else None
             where = {"tenant": tenant, "run": run_id, "now": journal.now, "wait_s": wait_s}
@@ -146,8 +146,12 @@ class Purse:
 
     async def hold(self, conn: Connection, journal: Journal) -> None:
         """Queue the statements that hold the steps of the runs that a budget paused here."""
-        for tenant, run in self.pausing:
+        for tenant, run in self._paused(journal):
             await conn.execute(JOURNAL.hold_steps, {"tenant": tenant, "run": run, "now": journal.now})
+
+    def _paused(self, journal: Journal) -> dict[RunKey, Exceeded]:
+        """Of the runs that a budget paused here those that still are: another outcome of the batch may have ended one since."""
+        return {key: found for key, found in self.pausing.items() if journal.heads[key].status is RunStatus.PAUSED}
 
 
 async def under_way(conn: Connection, tenant: int, owner: UUID) -> dict[str, int]:
