@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 
-from durable_agent.core.outcomes import Verdict
-from durable_agent.core.records import DEFAULT_TENANT
+from durable_agent.core.outcomes import Booked, Used, Verdict
+from durable_agent.core.records import DEFAULT_TENANT, FailureClass, RunId
 from durable_agent.engine import control
 from durable_agent.errors import Conflict, NotFound
+from tests.engine.test_budgets import intent, result
+from tests.support.postgres import Database
 from tests.support.runs import Engine, ok, run_of, step
 
 
@@ -62,3 +64,28 @@ async def test_what_does_not_exist_is_named(engine: Engine) -> None:
     nowhere = "01890000-0000-7000-8000-000000000000"
     with pytest.raises(NotFound, match=nowhere):
         await control.pause(engine.pools, DEFAULT_TENANT, nowhere, actor="me")  # type: ignore[arg-type]
+
+
+async def test_the_end_of_a_run_is_moved_by_no_late_word_and_by_each_end_anew(
+    engine: Engine, database: Database
+) -> None:
+    run = RunId(await engine.submit(run_of(step("a"), step("b"))))
+    hand = engine.hand()
+    claims = {claim.name: claim for claim in await hand.claim()}
+    asked = intent(claims["b"], 1, 0)
+    await hand.settle(asked)
+    await hand.fail(claims["a"], FailureClass.INVALID_INPUT)
+    ended = (await engine.run(run))["finished_at"]
+    database.move_clock(60)
+    used = Used(40, 2, 7, {"input_tokens": 40, "output_tokens": 2})
+    late = [result(asked, 10), Booked(asked.lease, 1, asked.key, used)]
+    assert await hand.settle(*late) == [Verdict.LOST, Verdict.OK]
+    row = await engine.run(run)
+    assert (row["finished_at"], row["microusd"]) == (ended, 7)
+    await control.redrive(engine.pools, DEFAULT_TENANT, run_id=run, actor="me")
+    assert (await engine.run(run))["finished_at"] is None
+    hand.beat()
+    for claim in await hand.claim():
+        await hand.succeed(claim)
+    again = await engine.run(run)
+    assert (again["status"], (again["finished_at"] - ended).total_seconds() >= 60) == ("completed", True)

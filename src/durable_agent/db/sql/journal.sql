@@ -89,7 +89,7 @@ select require_rows((select count(*) from changed), %(rows)s, 'resolve_steps');
 
 -- name: put_runs
 -- Writes the heads of locked runs: status, counters, last event and its hash, and adds what calls of models used (arrays that are
--- empty when none did); guarded by the event last seen.
+-- empty when none did); guarded by the event last seen. What is written to the history of a run that has ended leaves its end.
 -- Index: none, by ctid. Locks: the run rows, held already.
 with changed as (
   update runs r
@@ -98,7 +98,7 @@ with changed as (
       calls = r.calls + coalesce(d.calls, 0), input_tokens = r.input_tokens + coalesce(d.input_tokens, 0),
       output_tokens = r.output_tokens + coalesce(d.output_tokens, 0), microusd = r.microusd + coalesce(d.microusd, 0),
       started_at = case when d.started then coalesce(r.started_at, %(now)s) else r.started_at end,
-      finished_at = case when d.finished then %(now)s end
+      finished_at = case when d.finished then coalesce(r.finished_at, %(now)s) end
   from unnest(%(ats)s::tid[], %(tenants)s::int[], %(runs)s::uuid[], %(seen)s::int[], %(statuses)s::text[],
               %(steps_left)s::int[], %(last_seqs)s::int[], %(chains)s::bytea[], %(errors)s::text[]::json[],
               %(started)s::bool[], %(finished)s::bool[], %(waiting)s::int[], %(steps_total)s::int[], %(endings)s::text[],
