@@ -73,6 +73,19 @@ async def test_a_recorded_replay_of_a_failed_run_fails_the_same_way(api: Api) ->
     assert again["steps"][0]["error"]["message"] == first["steps"][0]["error"]["message"]
 
 
+async def test_a_recorded_replay_of_a_call_that_a_person_gave_up_fails_the_same_way(api: Api) -> None:
+    run_id = await run(api, "letter", how="breaks")
+    wait = await wait_of(api, run_id)
+    await api.http.post(f"/waits/{wait['id']}/settle", json={"outcome": "fail", "reason": "give it up"})
+    first = await end(api, run_id)
+    again = await replay(api, run_id, mode="recorded")
+    assert again["status"] == "failed"
+    for told in (first, again):
+        error = told["steps"][0]["error"]
+        assert (error["failure"], error["message"]) == ("unknown_effect", "give it up")
+    assert outside.called("mail") == ["her"]
+
+
 async def test_a_replay_names_the_first_step_that_is_no_longer_what_was_recorded(api: Api) -> None:
     run_id = await chain(api)
     again = await replay(api, run_id, mode="recorded", edits={"fan": {"input": {"items": [1, 2, 3]}}})

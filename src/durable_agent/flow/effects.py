@@ -232,12 +232,12 @@ class Calls:
         # What was not sent, or was left in the middle, has no type: nobody was told of it.
         if begun.order is not None and begun.order.final and found.error and "type" in found.error:
             raise tool_failed(found.error)
+        if found.state is EffectState.REFUSED:
+            raise EffectRefused((found.error or {}).get("message", "it was decided that this effect failed"))
         if self.claim.replay is not None:
             if found.state in (EffectState.FAILED, EffectState.UNKNOWN) and found.error:
                 raise failure_again(found.error)
             raise Divergence(f"effect {found.no} ({found.name!r}) was recorded without a result")
-        if found.state is EffectState.REFUSED:
-            raise EffectRefused((found.error or {}).get("message", "it was decided that this effect failed"))
         match recovery(found.effect, found.state):
             case Recovery.SEND:
                 return None
