@@ -138,6 +138,46 @@ async def test_an_edited_output_moves_the_branch_that_is_taken(api: Api) -> None
     }  # fmt: skip
 
 
+async def test_an_edited_output_stands_for_a_step_that_was_skipped(api: Api) -> None:
+    run_id = await api.start(
+        {"name": "a", "tool": "double", "input": {"item": 1}},
+        {"name": "b", "tool": "double", "input": {"item": 1}, "dependsOn": [{"step": "a", "when": "output > 2"}]},
+        {"name": "p", "kind": "map", "input": {"over": "b", "tool": "double"}, "dependsOn": ["b"]},
+    )
+    assert [step["status"] for step in (await end(api, run_id))["steps"]] == ["succeeded", "skipped", "skipped"]
+    again = await replay(api, run_id, fromStep="b", edits={"b": {"output": [21]}})
+    assert (again["status"], outputs(again)["b"], outputs(again)["p"]) == ("completed", [21], [42])
+
+
+async def test_a_recorded_replay_of_a_fork_keeps_what_was_put_into_it(api: Api) -> None:
+    """And of a fork of that fork: nothing is recorded of an edited output that could be made again."""
+    run_id = await api.start(
+        {"name": "a", "tool": "double", "input": {"item": 4}},
+        {"name": "b", "tool": "double", "input": {"item": 5}, "dependsOn": ["a"]},
+        {"name": "p", "kind": "map", "input": {"over": "a", "tool": "double"}, "dependsOn": ["a", "b"]},
+    )
+    await end(api, run_id)
+    edits = {"a": {"output": [7]}, "b": {"input": {"item": 6}}}
+    fork = await replay(api, run_id, mode="live", fromStep="b", edits=edits)
+    live = await replay(api, fork["id"], mode="live", fromStep="p")
+    for origin in (fork, live):
+        again = await replay(api, origin["id"], mode="recorded", fromStep=0)
+        shown = [{"a": outputs(one)["a"], "b": outputs(one)["b"], "p": outputs(one)["p"]} for one in (origin, again)]
+        assert shown == [{"a": [7], "b": 12, "p": [14]}] * 2, again["error"]
+        assert [(s["name"], s["edited"]) for s in again["steps"] if s["shared"]] == [("a", True)]
+
+
+async def test_a_fork_does_not_undo_what_it_did_not_do(api: Api) -> None:
+    run_id = await api.start(
+        {"name": "a", "tool": "charge", "input": {"amount": 3}, "compensate": "refund"},
+        {"name": "b", "tool": "double", "input": {"item": 1}, "dependsOn": ["a"]},
+    )
+    await end(api, run_id)
+    edits = {"a": {"output": {"charged": 4}}, "b": {"input": {"item": None}}}
+    again = await replay(api, run_id, fromStep="b", edits=edits)
+    assert (again["status"], outside.called("refund")) == ("failed", [])
+
+
 async def test_an_authors_transaction_is_not_made_again_in_a_replay(api: Api, database: Database) -> None:
     database.execute("create table notes (text text)")
     run_id = await run(api, "write", text="once")

@@ -92,13 +92,15 @@ class _Fork:
         patience = Patience()
         parents = [step["parents"] for step in self.steps]
         fixed = {no for no, edit in self.edits.items() if edit.has_output}
+        changed = {no for no, edit in self.edits.items() if edit.has_input}
+        # Of an output that somebody put there nothing is recorded that could be made again.
+        put = {s["no"] for s in self.steps if _was_put(s)} - changed if self.mode == RECORDED else set()
         told = ("succeeded", "skipped") if self.mode == LIVE else ("succeeded", "skipped", "compensated")
         unfinished = [s["no"] for s in self.steps if s["status"] not in told and s["no"] not in fixed]
-        changed = [no for no, edit in self.edits.items() if edit.has_input]
         children = children_of(parents)
         follow = [child for no in fixed for child in children[no]]
         first = {self.start} if self.named else set(range(self.start, len(self.steps)))
-        self.again = made_again(parents, [*first, *unfinished, *changed, *follow]) - fixed
+        self.again = made_again(parents, [*first, *unfinished, *changed, *follow]) - fixed - put
         resolved: dict[int, bool] = {}
         for step in self.steps:
             if step["no"] not in self.again:
@@ -253,13 +255,14 @@ async def _write(conn: Connection, journal: Journal, tenant: Tenant, made: _Fork
 def _add(journal: Journal, head: Head, rows: Row, made: _Fork, step: dict[str, Any], route: int, ord_: int) -> None:
     no, edit = step["no"], made.edits.get(step["no"])
     status, output, shared, edited = "pending", None, False, edit is not None
+    fixed = edit is not None and edit.has_output
     holder = step["origin"] if step["shared"] else made.origin["id"]
-    if no in made.skipped or (no not in made.again and step["status"] == "skipped"):
+    if no in made.skipped or (no not in made.again and step["status"] == "skipped" and not fixed):
         status = "skipped"
         journal.append(head, StepEvent.SKIPPED, no, why="recorded")
         head.steps_left -= 1
     elif no not in made.again:
-        status, shared = "succeeded", not (edit is not None and edit.has_output)
+        status, shared, edited = "succeeded", not fixed, fixed or _was_put(step)
         text = dumps(made.output_of(no))
         output = None if shared else text.decode()
         journal.append(
@@ -280,9 +283,14 @@ def _add(journal: Journal, head: Head, rows: Row, made: _Fork, step: dict[str, A
         head.tenant, head.id, no, status, deps_left if status == "pending" else 0, attempts, step["max_crashes"], route,
         ord_, step["timeout_s"], step["deadline_s"], step["name"], step["kind"], step["tool"], step["condition"],
         ints(step["parents"]), ints(step["children"]), json_text(step["edge_conditions"]), dumps(step["retry"]).decode(),
-        json_text(made.input_of(no)), None, step["compensate"] if made.mode == LIVE and not shared else None, None, None,
+        json_text(made.input_of(no)), None, step["compensate"] if made.mode == LIVE and no in made.again else None, None, None,
         None, holder if shared or made.mode == RECORDED else None, shared, edited, output, taken,
     )  # fmt: skip
+
+
+def _was_put(step: Mapping[str, Any]) -> bool:
+    """Whether nobody made the step's output: somebody put it there by an edit, of this run or of one before it."""
+    return bool(step["edited"] and step["status"] == "succeeded" and step["claim_no"] == 0)
 
 
 async def diff(db: Database, tenant: Tenant, run_id: UUID, other: UUID) -> dict[str, Any]:
