@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from durable_agent.core.outcomes import Booked, Emitted, Failed, Metered, Outcome, Released, Used, Verdict
-from durable_agent.core.records import DEFAULT_TENANT, Claim, FailureClass, Limit
+from durable_agent.core.records import DEFAULT_TENANT, Claim, FailureClass, Limit, RunId
 from durable_agent.engine import agents, control
 from durable_agent.engine.grant import grant, settle_budgets
 from tests.engine.test_budgets import begun, budgets, intent, result
@@ -285,6 +285,32 @@ async def test_a_run_that_a_person_paused_stays_so_when_its_time_is_over_and_mor
     assert (await engine.run(run))["paused_for"] is None
     assert await granted(engine, run, Limit("tokens", 20), Limit("wall_clock_s", 600)) == []
     assert (await engine.run(run))["status"] == "paused"
+
+
+@pytest.mark.parametrize("looked", [True, False])
+async def test_a_tree_that_is_redriven_after_its_time_has_that_time_again(
+    engine: Engine, database: Database, looked: bool
+) -> None:
+    run, hand, (claim,) = await begun(engine, Limit("wall_clock_s", 60))
+    await hand.settle(ended(claim))
+    database.move_clock(61)
+    if looked:
+        await settle_budgets(engine.pools)
+    await control.redrive(engine.pools, DEFAULT_TENANT, run_id=RunId(run), actor="me")
+    await settle_budgets(engine.pools)
+    assert (await engine.run(run))["status"] == "running"
+    database.move_clock(122)
+    await settle_budgets(engine.pools)
+    assert (await engine.run(run))["status"] == "budget_exceeded"
+
+
+async def test_what_failed_while_a_budget_paused_it_is_not_told_as_paused_when_it_is_redriven(engine: Engine) -> None:
+    run, hand, (a, b) = await begun(engine, Limit("tokens", 100, "pause"), steps=2)
+    await hand.settle(intent(a, 1, 101))
+    await hand.settle(ended(b))
+    await control.redrive(engine.pools, DEFAULT_TENANT, run_id=RunId(run), actor="me")
+    row = await engine.run(run)
+    assert (row["status"], row["paused_for"]) == ("running", None)
 
 
 async def test_a_limit_that_is_set_anew_does_at_its_end_what_it_did_before(engine: Engine) -> None:

@@ -190,6 +190,7 @@ async def _redrive_run(
             if ready:
                 journal.append(head, StepEvent.READY, no)
         await conn.execute(REDRIVE.enqueue, held.where)
+        held.later.extend([(BUDGETS.mark_resumed, held.where), (BUDGETS.restart_clock, held.where)])
         row = await (await conn.execute(REDRIVE.steps_left, held.where)).fetchone()
         head.steps_left = row[0] if row else 0
     return [(RunId(run_id), name) for _no, name in dead]

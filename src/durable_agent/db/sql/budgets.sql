@@ -240,10 +240,23 @@ from runs r
 where b.tenant = %(tenant)s and b.owner = %(run)s and b.meter = 'wall_clock_s' and b.due_at is null
   and r.tenant = b.tenant and r.id = b.owner;
 
+-- name: restart_clock
+-- Gives a tree that is redriven after its time was over its time again, from now on. Index: budgets_pk. Locks: the row.
+update budgets b set due_at = %(now)s + make_interval(secs => b.cap)
+where b.tenant = %(tenant)s and b.owner = %(run)s and b.meter = 'wall_clock_s' and coalesce(b.due_at <= %(now)s, true);
+
 -- name: clock_of
 -- The wall clock of a tree. Index: budgets_pk.
 select b.cap, b.on_limit, b.due_at from budgets b
 where b.tenant = %(tenant)s and b.owner = %(owner)s and b.meter = 'wall_clock_s' and b.window_s = 0;
+
+-- name: open_tree
+-- The open runs of a tree, in id order (R1), of which the caller holds the locks. Index: runs_tree, runs_pk.
+select d.id from (
+  select %(owner)s::uuid as id
+  union all select k.id from runs k where k.tenant = %(tenant)s and k.root = %(owner)s and k.finished_at is null
+) d
+order by d.id;
 
 -- name: stop_clock
 -- Stops the wall clock of a tree that has ended, or that waits for more time. Index: budgets_pk. Locks: the row.
