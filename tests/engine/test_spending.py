@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from durable_agent.core.outcomes import Booked, Emitted, Failed, Metered, Outcome, Released, Used, Verdict
-from durable_agent.core.records import DEFAULT_TENANT, Claim, FailureClass, Limit, RunId
+from durable_agent.core.outcomes import Booked, Emitted, Failed, Metered, Outcome, Released, Suspended, Used, Verdict
+from durable_agent.core.records import DEFAULT_TENANT, Claim, FailureClass, Limit, RunId, WaitKind
 from durable_agent.engine import agents, control
 from durable_agent.engine.grant import grant, settle_budgets
 from tests.engine.test_budgets import begun, budgets, intent, result
@@ -285,6 +285,30 @@ async def test_a_run_that_a_person_paused_stays_so_when_its_time_is_over_and_mor
     assert (await engine.run(run))["paused_for"] is None
     assert await granted(engine, run, Limit("tokens", 20), Limit("wall_clock_s", 600)) == []
     assert (await engine.run(run))["status"] == "paused"
+
+
+async def test_the_wall_clock_pauses_every_run_of_the_tree_and_more_of_it_lets_them_go_on(
+    engine: Engine, database: Database
+) -> None:
+    spec = run_of(step("a"), budget=(Limit("wall_clock_s", 60, "pause"),))
+    run = await engine.submit(spec)
+    hand = engine.hand()
+    (claim,) = await hand.claim()
+    child = run_of(step("x"), step("y"), step("z", "x"))
+    await hand.settle(Suspended(claim.lease, WaitKind.RUN, "run", {}, "x", run=child))
+    x, y = await hand.claim()
+    await hand.settle(Released(y.lease))
+    database.move_clock(61)
+    hand.beat()
+    await settle_budgets(engine.pools)
+    for paused in (run, x.lease.run_id):
+        row = await engine.run(paused)
+        assert (row["status"], row["paused_for"]) == ("paused", "budget")
+    await hand.succeed(x)  # who is at it goes on to their end
+    assert await hand.claim() == []
+    assert await granted(engine, run, Limit("wall_clock_s", 600)) == [run, x.lease.run_id]
+    assert sorted([claim.name for claim in await hand.claim()]) == ["y", "z"]
+    assert (await engine.run(run))["status"] == "waiting"
 
 
 @pytest.mark.parametrize("looked", [True, False])

@@ -103,9 +103,9 @@ async def settle_budgets(db: Database) -> int:
 
 
 async def _time_is_over(db: Database, tenant: Tenant, run_id: UUID) -> None:
-    async with locked(db, tenant, run_id) as held:
+    where = {"tenant": tenant, "owner": run_id}
+    async with locked(db, tenant, run_id, (BUDGETS.lock_spenders, where)) as held:
         head, conn = held.head, held.conn
-        where = {"tenant": tenant, "owner": run_id}
         row = await (await conn.execute(BUDGETS.clock_of, where)).fetchone()
         if row is None or row[2] is None or row[2] > held.journal.now:
             return
@@ -115,12 +115,26 @@ async def _time_is_over(db: Database, tenant: Tenant, run_id: UUID) -> None:
             return
         facts = {"budget": {"scope": "run", "meter": WALL_CLOCK, "cap": cap}}
         if on_limit == "pause":
-            if head.status is not RunStatus.PAUSED:  # else somebody paused it, and it goes on when they say so
-                held.journal.move(head, RunEvent.PAUSED, by="engine", reason="budget", **facts)
-                await conn.execute(JOURNAL.hold_steps, held.where)
-                held.later.append((BUDGETS.mark_paused, {**held.where, "wait_s": None}))
-            return
-        await _end(held, conn, facts)
+            await _pause_tree(held, where, facts)
+        else:
+            await _end(held, conn, facts)
+
+
+async def _pause_tree(held: Held, where: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Pause the open runs of a tree, all of whose locks are held; one that undoes what it did goes on."""
+    conn, journal = held.conn, held.journal
+    tree = await (await conn.execute(BUDGETS.open_tree, where)).fetchall()
+    others = [(held.head.tenant, run) for (run,) in tree if run != held.head.id]
+    if others:
+        journal.take(await (await conn.execute(JOURNAL.lock_runs, literals(("tenants", "runs"), others))).fetchall())
+    for head in journal.heads.values():
+        # What somebody paused goes on when they say so.
+        if head.status.final or head.status in (RunStatus.PAUSED, RunStatus.COMPENSATING):
+            continue
+        journal.move(head, RunEvent.PAUSED, by="engine", reason="budget", **facts)
+        run = {"tenant": head.tenant, "run": head.id, "now": journal.now}
+        await conn.execute(JOURNAL.hold_steps, run)
+        held.later.append((BUDGETS.mark_paused, {**run, "wait_s": None}))
 
 
 async def _end(held: Held, conn: Connection, facts: dict[str, Any]) -> None:
