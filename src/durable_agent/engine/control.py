@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from durable_agent.core.records import RunId, Tenant
+from durable_agent.core.records import RunId, Tenant, WaitKind
 from durable_agent.core.states import IllegalTransition, RunEvent, RunStatus, StepEvent
 from durable_agent.db.arrays import literals
 from durable_agent.db.batch import batch
@@ -18,7 +18,7 @@ from durable_agent.engine.caps import release, releases
 from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
 from durable_agent.engine.journal import JOURNAL, Head, Journal, read_now
 from durable_agent.engine.spend import BUDGETS, charge_run
-from durable_agent.engine.waiting import settle_waiting
+from durable_agent.engine.waiting import end_spawned, settle_waiting
 from durable_agent.errors import Conflict, DatabaseUnavailable, NotFound
 
 REDRIVE = load("redrive")
@@ -135,8 +135,8 @@ async def redrive(
     """Give dead steps another chance, run by run, and return (run, step) of each; ring READY afterwards.
 
     Limits are raised by `extra_attempts` (default: the step's own number again); no counter is reset, so a claim
-    number never repeats (R3). What the run's failure had cancelled becomes pending or ready again; what had
-    succeeded stays. Filters are combined; at most `limit` dead letters are looked at, oldest first, and a run goes on with
+    number never repeats (R3). What the run's failure had cancelled becomes pending or ready again, or waits on for the steps
+    it had added; what had succeeded stays. Filters are combined; at most `limit` dead letters are looked at, oldest first, and a run goes on with
     all its dead steps or not at all. Raises NotFound when a named run has no such dead letter, Conflict when it cannot go
     on: a condition of it cannot be decided, or it has undone what it did.
     """
@@ -167,7 +167,7 @@ async def _redrive_run(
         if head.status is not RunStatus.FAILED:
             return []  # somebody was faster
         undoing = await _undoing(held)
-        found = await (await conn.execute(REDRIVE.dead_of, {**held.where, "undoing": undoing})).fetchall()
+        found = await (await conn.execute(REDRIVE.dead_of, held.where)).fetchall()
         for _no, name, reason in found:
             if reason == "condition_error":
                 raise Conflict(
@@ -184,16 +184,34 @@ async def _redrive_run(
             head.error = b"null"
         await conn.execute(REDRIVE.forget, {**held.where, "nos": nos})
         dead = await (await conn.execute(REDRIVE.revive, {**held.where, "nos": nos, "extra": extra})).fetchall()
-        rows = await (await conn.execute(REDRIVE.recount, {**held.where, "undoing": undoing})).fetchall()
+        rows = await (await conn.execute(REDRIVE.recount, held.where)).fetchall()
         for no, ready in rows:
             journal.append(head, StepEvent.REDRIVEN, no)
             if ready:
                 journal.append(head, StepEvent.READY, no)
-        await conn.execute(REDRIVE.enqueue, held.where)
+        await _queue_again(held)
         held.later.extend([(BUDGETS.mark_resumed, held.where), (BUDGETS.restart_clock, held.where)])
         row = await (await conn.execute(REDRIVE.steps_left, held.where)).fetchone()
         head.steps_left = row[0] if row else 0
     return [(RunId(run_id), name) for _no, name in dead]
+
+
+async def _queue_again(held: Held) -> None:
+    """Queue the steps that became ready; who had added steps and waited for them waits on, for they go on, too.
+
+    The last of those may have ended in the very transaction that failed the run: then nothing is left to wait for.
+    """
+    journal, head, conn = held.journal, held.head, held.conn
+    waits = await (await conn.execute(REDRIVE.wait_on, held.where)).fetchall()
+    await conn.execute(REDRIVE.enqueue, {**held.where, "waiting": [no for _wait, no, *_ in waits]})
+    for wait, no, name, sha, request, left, claim_no in sorted(waits, key=lambda row: row[1]):
+        journal.append(
+            head, StepEvent.WAITING, no, {"request": request}, kind=WaitKind.STEPS.value, name=name, wait=str(wait),
+            request_sha256=sha, claim_no=claim_no,
+        )  # fmt: skip
+        head.waiting += 1
+        if left == 0:
+            await end_spawned(conn, journal, head, wait, no)
 
 
 async def _undoing(held: Held) -> bool:

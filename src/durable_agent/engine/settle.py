@@ -133,7 +133,7 @@ class Settlement:
     failing: dict[RunKey, tuple[str, str]] = field(default_factory=dict)
     finished: dict[RunKey, set[int]] = field(default_factory=lambda: defaultdict(set))
     opening: list[Opening] = field(default_factory=list)
-    arrived: dict[StepKey, int] = field(default_factory=lambda: defaultdict(int))
+    arrived: dict[StepKey, list[int]] = field(default_factory=lambda: defaultdict(list))
     record: effects.Record = field(default_factory=effects.Record)
     _ended: set[Token] = field(default_factory=set)
     _let_go: set[StepKey] = field(default_factory=set)
@@ -361,7 +361,7 @@ class Settlement:
         )  # fmt: skip
         head.steps_left -= 1
         if step.spawned_by is not None:
-            self.arrived[step.tenant, step.run_id, step.spawned_by] += 1
+            self.arrived[step.tenant, step.run_id, step.spawned_by].append(step.no)
         self.finished[head.key].add(step.no)
         self._end(step, lease)
 

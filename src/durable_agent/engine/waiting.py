@@ -129,23 +129,29 @@ async def end_wait(
     )  # fmt: skip
 
 
-async def arrivals(conn: Connection, journal: Journal, arrived: Mapping[StepKey, int]) -> bool:
+async def arrivals(conn: Connection, journal: Journal, arrived: Mapping[StepKey, Sequence[int]]) -> bool:
     """Count spawned steps that ended; a step all of whose spawned steps ended gets their results and goes on."""
     if not arrived:
         return False
     await journal.flush(conn)
-    rows = [(*key, ended) for key, ended in sorted(arrived.items(), key=lambda item: item[0][1:])]
+    rows = [(*key, no) for key, ended in sorted(arrived.items(), key=lambda item: item[0][1:]) for no in ended]
     cursor = await conn.execute(WAITS.arrive, literals(("tenants", "runs", "nos", "ended"), rows))
     woken = False
     for tenant, wait, run, no, left in await cursor.fetchall():
         head = journal.heads[tenant, run]
         if left > 0 or head.status.final:
             continue
-        results = await (await conn.execute(WAITS.spawned, {"tenant": tenant, "run": run, "no": no})).fetchall()
-        value = [{"name": name, "status": status, "output": output} for name, status, output in results]
-        await end_wait(conn, journal, head, wait, no, answer_of(Decision.FINISHED, by=None, reason=None, value=value))
+        await end_spawned(conn, journal, head, wait, no)
         woken = True
     return woken
+
+
+async def end_spawned(conn: Connection, journal: Journal, head: Head, wait: UUID, no: int) -> None:
+    """Answer an open wait for spawned steps, all of which have ended, with what they came to."""
+    where = {"tenant": head.tenant, "run": head.id, "no": no}
+    results = await (await conn.execute(WAITS.spawned, where)).fetchall()
+    value = [{"name": name, "status": status, "output": output} for name, status, output in results]
+    await end_wait(conn, journal, head, wait, no, answer_of(Decision.FINISHED, by=None, reason=None, value=value))
 
 
 async def settle_waiting(conn: Connection, journal: Journal) -> None:

@@ -10,10 +10,12 @@ where d.tenant = %(tenant)s and (d.reason <> 'condition_error' or %(run)s::uuid 
 order by d.at, d.run_id, d.no limit %(limit)s;
 
 -- name: dead_of
--- A run's dead letters: those of its undoing, or the others. Index: dead_letters_pk, steps_pk.
+-- A run's dead letters, of one that undoes what it did those of its undoing: what undoes is added when all else has ended, and
+-- what it adds itself comes after it. Index: dead_letters_pk, steps_pk.
 select d.no, d.name, d.reason from dead_letters d
-join steps s on s.tenant = d.tenant and s.run_id = d.run_id and s.no = d.no
-where d.tenant = %(tenant)s and d.run_id = %(run)s and (s.compensates is not null) = %(undoing)s
+where d.tenant = %(tenant)s and d.run_id = %(run)s
+  and d.no >= coalesce((select min(c.no) from steps c
+                        where c.tenant = %(tenant)s and c.run_id = %(run)s and c.compensates is not null), 0)
 order by d.no;
 
 -- name: forget
@@ -30,25 +32,45 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = any(%(nos)s::int[]
 returning s.no, s.name;
 
 -- name: recount
--- What the run's failure had cancelled (of a run that undoes what it did: only what undoes) waits again: ready when nothing is left to wait for, else pending. What a step
--- waits for was counted down to the very end, so the counts stand. Index: steps_pk. Locks: step rows, under the run's lock.
+-- What the run's failure had cancelled (of a run that undoes what it did: only its undoing, as in `dead_of`) waits again: ready
+-- when nothing is left to wait for, else pending. What a step waits for was counted down to the very end, so the counts stand.
+-- Index: steps_pk. Locks: step rows, under the run's lock.
 update steps s
 set finished_at = null, status = case when s.deps_left = 0 then 'queued' else 'pending' end
 where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status in ('pending', 'cancelled')
-  and (s.compensates is not null or not %(undoing)s)
+  and s.no >= coalesce((select min(c.no) from steps c
+                        where c.tenant = %(tenant)s and c.run_id = %(run)s and c.compensates is not null), 0)
 returning s.no, s.status = 'queued';
 
+-- name: wait_on
+-- Opens the waits again that the run's failure had cancelled and that are for steps which steps of it had added: those go on too, and
+-- are not added anew. They are the last waits of their steps, for whoever adds steps does nothing else until they have ended.
+-- Index: steps_pk, waits_step. Locks: the waits' rows, under the run's lock.
+update waits w
+set state = 'open', answered_at = null,
+    steps_left = (
+      select count(*)::int from steps f
+      where f.tenant = w.tenant and f.run_id = w.run_id and f.spawned_by = w.step_no and f.finished_at is null
+        and f.no >= (select max(l.no) from steps l where l.tenant = w.tenant and l.run_id = w.run_id
+                       and l.spawned_by = w.step_no and l.spawn_index = 0)
+    )
+from steps s
+where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'queued'
+  and w.tenant = %(tenant)s and w.run_id = %(run)s and w.step_no = s.no and w.kind = 'steps' and w.state = 'cancelled'
+  and not exists (select from waits l where l.tenant = %(tenant)s and l.run_id = %(run)s and l.step_no = w.step_no and l.no > w.no)
+returning w.id, w.step_no, w.name, w.request_sha256, w.request, w.steps_left, s.claim_no;
+
 -- name: enqueue
--- Puts the run's ready steps into the queue, which from then on keeps what is in doubt. Index: steps_pk, queue_pk. Locks: the
--- step rows, the new rows.
+-- Puts the run's ready steps into the queue, which from then on keeps what is in doubt; some of them wait there.
+-- Index: steps_pk, queue_pk. Locks: the step rows, the new rows.
 with told as (
   update steps s set in_doubt = null
   where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'queued' and s.in_doubt is not null
 )
 insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s, effect,
                    queued_at)
-select s.tenant, s.run_id, s.no, s.route, s.ord, 'ready', s.claim_no, s.failures, s.crashes, s.max_crashes, s.deadline_s,
-       s.in_doubt, %(now)s
+select s.tenant, s.run_id, s.no, s.route, s.ord, case when s.no = any(%(waiting)s::int[]) then 'waiting' else 'ready' end,
+       s.claim_no, s.failures, s.crashes, s.max_crashes, s.deadline_s, s.in_doubt, %(now)s
 from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'queued'
 order by s.no;
 

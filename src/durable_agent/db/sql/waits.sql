@@ -68,10 +68,23 @@ with changed as (
 select require_rows((select count(*) from changed), %(rows)s, 'consume_approvals');
 
 -- name: arrive
--- Counts spawned steps that ended at the waits of the steps that spawned them. Index: waits_step. Locks: the rows, under
+-- Counts spawned steps that ended at the waits of the steps that spawned them. Where an earlier wait of that kind was cancelled, the
+-- steps it was for may still be ending: only the last ones added count. Index: waits_step; then steps_pk. Locks: the rows, under
 -- their runs' locks.
-update waits w set steps_left = w.steps_left - d.ended
-from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(ended)s::int[]) d(tenant, run_id, no, ended)
+update waits w
+set steps_left = w.steps_left - case
+  when w.no = 1 or (select c.no from waits c where c.tenant = w.tenant and c.run_id = w.run_id and c.step_no = w.step_no
+                      and c.no < w.no and c.kind = 'steps' and c.state = 'cancelled' limit 1) is null
+  then cardinality(d.ended)
+  else (select count(*)::int from unnest(d.ended) e(no)
+        where e.no >= (select max(f.no) from steps f where f.tenant = w.tenant and f.run_id = w.run_id
+                         and f.spawned_by = w.step_no and f.spawn_index = 0))
+end
+from (
+  select a.tenant, a.run_id, a.no, array_agg(a.ended) as ended
+  from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(ended)s::int[]) a(tenant, run_id, no, ended)
+  group by a.tenant, a.run_id, a.no
+) d
 where w.tenant = d.tenant and w.run_id = d.run_id and w.step_no = d.no and w.kind = 'steps' and w.state = 'open'
 returning w.tenant, w.id, w.run_id, w.step_no, w.steps_left;
 

@@ -34,7 +34,10 @@ LEADS: Final = {
 
 @dataclass(slots=True)
 class Life:
-    """A step as its events so far tell of it; `lease` is the claim that holds it, `ended` what ended the last one."""
+    """A step as its events so far tell of it; `lease` is the claim that holds it, `ended` what ended the last one.
+
+    `waited` is its last wait.
+    """
 
     no: int
     row: Document
@@ -45,6 +48,7 @@ class Life:
     got_on: int = 0
     lease: Event | None = None
     claimed: Event | None = None
+    waited: Event | None = None
     ended: Event | None = None
     succeeded: Event | None = None
     last: Event | None = None

@@ -121,6 +121,8 @@ class Walk:
         life.status = after or LEADS.get(kind, life.status)
         self._count(life, kind, event)
         life.last = event
+        if kind is _E.WAITING:
+            life.waited = event
         if kind in ENDS and life.lease is not None:
             life.past[life.claims] = (life.lease, event)
             life.ended, life.lease = event, None
@@ -133,6 +135,8 @@ class Walk:
         # A lease that was lost in the middle of a call that must not be made twice: its step waits, in the same commit.
         if kind is _E.WAITING and life.last is not None and life.last.type == _E.LEASE_LOST:
             return event.claim_no == life.last.claim_no
+        if kind is _E.WAITING and _waits_on(life, event):
+            return True
         claim, end = life.past.get(event.claim_no or 0, (life.claimed, None))
         if kind is _E.SUCCEEDED and life.succeeded is not None:
             self.report.double += 1
@@ -269,3 +273,13 @@ class Walk:
         self.report.lost += len(stuck)
         first = stuck[0].last if stuck else None
         self._tell("P1", f"the run is still {status.value}", first or self._last_move)
+
+
+def _waits_on(life: Life, event: Event) -> bool:
+    """Whether a redriven step goes on to wait for the steps it had added: the same wait, asked for by its last claim."""
+    if life.waited is None or life.last is None or life.last.type != _E.READY:
+        return False
+    same = [
+        (one.data.get("kind"), one.data.get("wait"), one.data.get("request_sha256")) for one in (life.waited, event)
+    ]
+    return same[0] == same[1] and same[0][0] == "steps" and event.claim_no == life.claims

@@ -44,6 +44,7 @@ from durable_agent.testing.simulation.wind import (
     rows_of,
     settle_waiting,
     unhold,
+    wait_on,
 )
 
 SECRET = b"the simulation's"
@@ -378,6 +379,7 @@ class Store:
             if step.deps_left == 0:
                 run.append(at.us, StepEvent.READY, step.no)
                 step.place, step.in_doubt = Place("ready", effect=step.in_doubt), None
+        wait_on(at, run)
         run.steps_left = sum(step.open for step in run.steps)
         settle_waiting(at, run)
         self.hint("ready")

@@ -171,14 +171,8 @@ class Winding:
         if wait is None or run.final:
             return
         wait.steps_left -= ended
-        if wait.steps_left > 0:
-            return
-        mine = [one for one in run.steps if one.spawned_by == no]
-        last = max(one.no for one in mine if one.spawn_index == 0)
-        value = [
-            {"name": one.spec.name, "status": one.shown, "output": _value(one)} for one in mine if one.no >= last
-        ]  # fmt: skip
-        end_wait(self.at, run, wait, answer_of(Decision.FINISHED, by=None, reason=None, value=value))
+        if wait.steps_left == 0:
+            end_spawned(self.at, run, wait)
 
 
 def rows_of(specs: Iterable[StepSpec], graph: Graph, first: int) -> list[StepRow]:
@@ -192,6 +186,37 @@ def rows_of(specs: Iterable[StepSpec], graph: Graph, first: int) -> list[StepRow
         )
         for no, spec in enumerate(specs)
     ]  # fmt: skip
+
+
+def spawned_for(run: RunRow, wait: WaitRow) -> list[StepRow]:
+    """Return the steps that a step added last."""
+    mine = [one for one in run.steps if one.spawned_by == wait.step]
+    first = max(one.no for one in mine if one.spawn_index == 0)
+    return [one for one in mine if one.no >= first]
+
+
+def end_spawned(at: Moment, run: RunRow, wait: WaitRow) -> None:
+    """Answer an open wait for steps, all of which have ended, with what they came to."""
+    value = [{"name": one.spec.name, "status": one.shown, "output": _value(one)} for one in spawned_for(run, wait)]
+    end_wait(at, run, wait, answer_of(Decision.FINISHED, by=None, reason=None, value=value))
+
+
+def wait_on(at: Moment, run: RunRow) -> None:
+    """Let the redriven steps that had added steps wait on for them: they go on, too."""
+    last = {wait.step: wait for wait in sorted(run.waits.values(), key=lambda w: w.no)}
+    for no in sorted(last):
+        wait, place = last[no], run.steps[no].place
+        if wait.kind != "steps" or wait.state != "cancelled" or place is None or place.state != "ready":
+            continue
+        wait.state, wait.steps_left = "open", sum(one.open for one in spawned_for(run, wait))
+        run.steps[no].place = replace(place, state="waiting")
+        run.waiting += 1
+        run.append(
+            at.us, StepEvent.WAITING, no, {"request": wait.request}, kind=wait.kind.value, name=wait.name,
+            wait=str(wait.id), request_sha256=wait.sha, claim_no=run.steps[no].claim_no,
+        )  # fmt: skip
+        if wait.steps_left == 0:
+            end_spawned(at, run, wait)
 
 
 def end_wait(at: Moment, run: RunRow, wait: WaitRow, told: dict[str, Any]) -> None:

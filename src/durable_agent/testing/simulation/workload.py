@@ -124,7 +124,10 @@ async def _do(ctx: Context, number: int, op: list[Any]) -> Any:
             return await ctx.ask("what?", expires=8.0)
         case ["spawn", count]:
             return await ctx.spawn(
-                [Step(f"s{i}", "noop", retry=RetryPolicy(3, 0.05), deadline_s=20.0) for i in range(count)],
+                [
+                    Step(f"s{i}", "noop", {"fails": 0.4}, retry=RetryPolicy(2, 0.05), deadline_s=20.0)
+                    for i in range(count)
+                ],
                 name=f"spawn{number}",
             )
         case ["think", seconds]:
