@@ -163,3 +163,60 @@ async def test_spawned_steps_run_and_their_results_come_back_in_order(backend: E
     (again,) = await claim(backend)
     (answer,) = again.answers
     assert [item["output"] for item in answer.answer["value"]] == [1, 2]
+
+
+CONDITIONS = {
+    "an edge": (("p.a", (), None), ("p.b", (("p.a", "output > 100"),), None)),
+    "an edge to the first": (("p.b", (("p.a", "output > 100"),), None), ("p.a", (), None)),
+    "what follows": (("p.a", (), None), ("p.b", (("p.a", "output > 100"),), None), ("p.c", ("p.b",), None)),
+    "a root": (("p.b", ("p.a",), None), ("p.a", (), "has(input.yes)"), ("p.c", (), None)),
+    "a root among others": (("p.a", (), "false"), ("p.b", (), "input.x == 1"), ("p.c", ("p.a", "p.b"), None)),
+    "its own": (("p.a", (), None), ("p.b", ("p.a",), "outputs['a'] > 100"), ("p.c", ("p.a",), "outputs.size() == 1")),
+    "what is there": (("p.a", (), "false"), ("p.b", (), None), ("p.c", ("p.a", "p.b"), "'b' in outputs && !('a' in outputs)")),
+}  # fmt: skip
+RUNS = {
+    "an edge": ["p.a"], "an edge to the first": ["p.a"], "what follows": ["p.a"], "a root": ["p.c"],
+    "a root among others": ["p.b", "p.c"], "its own": ["p.a", "p.c"], "what is there": ["p.b", "p.c"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(CONDITIONS))
+async def test_spawned_steps_keep_to_their_conditions_and_a_skipped_one_gives_nothing(
+    backend: Engine, case: str
+) -> None:
+    await backend.submit(run_of(step("m"), input={"x": 1}))
+    (m,) = await claim(backend)
+    specs = tuple(step(f"m.{name}", *(f"m.{p}" if isinstance(p, str) else (f"m.{p[0]}", p[1]) for p in parents),
+                       when=when, queue="default") for name, parents, when in CONDITIONS[case])  # fmt: skip
+    await tell(backend, Suspended(m.lease, WaitKind.STEPS, "p", {}, "digest", steps=specs))
+    ran: list[str] = []
+    while (claims := await claim(backend))[:1] and claims[0].name != "m":
+        ran += [one.name.removeprefix("m.") for one in claims]
+        await tell(backend, *(ok(one, 1) for one in claims))
+    (again,) = claims
+    (answer,) = again.answers
+    assert sorted(ran) == RUNS[case]
+    told = [(one["name"], one["status"], one["output"]) for one in answer.answer["value"]]
+    assert told == [
+        (spec.name, "succeeded", 1) if spec.name.removeprefix("m.") in ran else (spec.name, "skipped", None)
+        for spec in specs
+    ]
+    assert await tell(backend, ok(again)) == [Verdict.OK]
+
+
+async def test_steps_that_are_all_skipped_are_no_wait(backend: Engine) -> None:
+    await backend.submit(run_of(step("m")))
+    (m,) = await claim(backend)
+    specs = (step("m.p.a", when="false", queue="default"), step("m.p.b", "m.p.a", queue="default"))
+    await tell(backend, Suspended(m.lease, WaitKind.STEPS, "p", {}, "digest", steps=specs))
+    (again,) = await claim(backend)
+    assert [one["status"] for one in again.answers[0].answer["value"]] == ["skipped", "skipped"]
+
+
+async def test_a_spawned_step_whose_condition_cannot_be_decided_ends_the_run(backend: Engine) -> None:
+    for when in ("input.missing > 1", "outputs['nobody'] > 1"):
+        await backend.submit(run_of(step("m"), input={}))
+        (m,) = await claim(backend)
+        specs = (step("m.p.a", when=when, queue="default"), step("m.p.b", queue="default"))
+        await tell(backend, Suspended(m.lease, WaitKind.STEPS, "p", {}, "digest", steps=specs))
+        assert await claim(backend) == []

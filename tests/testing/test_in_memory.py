@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from durable_agent import Graph, Step
+from durable_agent import Context, Graph, Step, step
 from durable_agent.core.outcomes import Booked, Intended, Recorded, Released, Used
 from durable_agent.core.records import Claim, EffectClass, EffectState, Limit, RunSpec
 from durable_agent.core.waits import Decision
@@ -54,6 +54,25 @@ async def test_spawned_steps_child_runs_and_signals() -> None:
     )  # fmt: skip
     assert (run.outputs["fan"], run.outputs["hear"]) == ([2, 4, 6], [1, 1])
     assert run.outputs["parent"]["output"] == {"child": 8}
+
+
+async def test_spawned_steps_keep_to_conditions_that_name_them_as_they_were_written() -> None:
+    @step("adds")
+    async def adds(ctx: Context) -> list[object]:
+        names = {"item": 4}
+        return await ctx.spawn(
+            [
+                Step("a", "double", names),
+                Step("b", "double", names, depends_on=["a"], when="outputs['a'] > 100"),
+                Step("c", "double", names, depends_on=["a"], when="outputs.a == 8 && outputs.size() == 1"),
+                Step("d", "double", names, depends_on=[("a", "output > input.most")]),
+                Step("e", "double", names, when="input.most > 100"),
+            ],
+            name="x.y",
+        )
+
+    run = await run_in_memory([Step("adds")], [adds, outside.double], input={"most": 7})
+    assert run.outputs["adds"] == [8, None, 8, 8, None]
 
 
 async def test_an_unknown_effect_is_settled_by_the_test() -> None:

@@ -87,12 +87,35 @@ class Twins:
         await self.compare()
 
     async def _submit(self) -> None:
-        spec = drawn(self.random)
+        await self.both_submit(drawn(self.random))
+
+    async def both_submit(self, spec: RunSpec) -> UUID:
+        """Start the run in both."""
         run_id = await self.engine.submit(spec)
         self._tell("submit", [(s.name, s.tool, [d.step for d in s.depends_on]) for s in spec.steps])
         self.store.submit(spec, str(run_id), b"", run_id)
+        return run_id
+
+    async def both_redrive(self, run: UUID) -> None:
+        """Give the dead steps of a run another chance in both."""
+        await self._both(
+            lambda: self.store.redrive(run, actor="ann"),
+            control.redrive(self.engine.pools, DEFAULT_TENANT, run_id=run, actor="ann"), counted=True,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    async def both_settle(self, pairs: list[tuple[Outcome, Outcome]]) -> None:
+        """Say the same to both, in one exchange."""
+        mine = self.store.exchange(self.offer, [one for one, _ in pairs], free=0, solo=True).verdicts
+        said = [
+            f"{type(one).__name__}({getattr(one, 'no', '')}) {one.lease.step_no}#{one.lease.claim_no}"
+            for one, _ in pairs
+        ]
+        self._tell("settle", said, [v.value for v in mine])
+        theirs = (await self.hand.exchange([other for _, other in pairs], free=0)).verdicts
+        same(list(mine), list(theirs))
 
     async def _claim(self) -> None:
+        """Claim whatever is ready in both."""
         self._tell("claim")
         await self.engine.reap()
         self.store.reap(self.store.look())
@@ -111,21 +134,12 @@ class Twins:
             return
         keys = self.random.sample(sorted(self.claims), min(len(self.claims), self.random.choice((1, 1, 2, 3))))
         pairs = once_each([pair for key in keys for pair in self._outcomes(*self.claims[key])])
-        mine = self.store.exchange(self.offer, [one for one, _ in pairs], free=0, solo=True).verdicts
-        said = [
-            f"{type(one).__name__}({getattr(one, 'no', '')}) {one.lease.step_no}#{one.lease.claim_no}"
-            for one, _ in pairs
-        ]
-        self._tell("settle", said, [v.value for v in mine])
-        theirs = (await self.hand.exchange([other for _, other in pairs], free=0)).verdicts
-        same(list(mine), list(theirs))
+        await self.both_settle(pairs)
         if self.random.random() < 0.3:
             # As a worker does that did not hear the answer (R8).
             self._tell("again")
             self.hand.room.doubtful = True
-            mine = self.store.exchange(self.offer, [one for one, _ in pairs], free=0, solo=True).verdicts
-            theirs = (await self.hand.exchange([other for _, other in pairs], free=0)).verdicts
-            same(list(mine), list(theirs))
+            await self.both_settle(pairs)
 
     async def _lose(self) -> None:
         if self.random.random() < 0.5:
@@ -174,10 +188,7 @@ class Twins:
                 await self.engine.upkeep.settle_waits()
                 self.store.settle_due()
             case "redrive":
-                await self._both(
-                    lambda: self.store.redrive(run, actor="ann"),
-                    control.redrive(pools, tenant, run_id=run, actor="ann"), counted=True,  # type: ignore[arg-type]
-                )  # fmt: skip
+                await self.both_redrive(run)
             case _:
                 await self._both(
                     lambda: getattr(self.store, verb)(run, actor="ann"),
@@ -347,10 +358,17 @@ def shown(claim: Claim) -> Any:
 
 
 def spawned(claim: Claim, no: int) -> tuple[StepSpec, ...]:
-    """Return two steps, one after the other, of names that no claim gave before."""
-    retry, name = RetryPolicy(2, 0.0), f"{claim.name}.{claim.lease.claim_no}.{no}"
-    first = StepSpec(f"{name}.a", StepKind.TOOL_CALL, "noop", retry=retry)
-    return first, StepSpec(f"{name}.b", StepKind.TOOL_CALL, "noop", depends_on=(Dependency(f"{name}.a"),), retry=retry)
+    """Return steps one after the other, of names that no claim gave before, some with conditions."""
+    retry, own, kind = RetryPolicy(2, 0.0), f"{claim.lease.claim_no}a", (claim.lease.claim_no + no) % 5
+    name = f"{claim.name}.spawn{no}.{own}"
+    root = (None, None, "input.go", "!input.go", "input.missing > 1")[kind]
+    after = Dependency(name, (None, "output.ok", "!output.ok", None, None)[kind])
+    when = f"outputs['{own}'].ok" if kind == 2 else None
+    return (
+        StepSpec(f"{name}b", StepKind.TOOL_CALL, "noop", depends_on=(after,), when=when, retry=retry),
+        StepSpec(name, StepKind.TOOL_CALL, "noop", when=root, retry=retry),
+        StepSpec(f"{name}c", StepKind.TOOL_CALL, "noop", depends_on=(Dependency(f"{name}b"),), retry=retry),
+    )
 
 
 def drawn(random: Random) -> RunSpec:

@@ -2,7 +2,7 @@
 
 An edge is *taken* when its parent succeeded and its condition, if it has one, holds. A step is decided once every edge
 into it is resolved: none taken, it is skipped; its own condition false, it is skipped; else it is ready. So a join
-behind a branch that was not taken runs with what was.
+behind a branch that was not taken runs with what was. Spawned steps follow the same rule.
 """
 
 from __future__ import annotations
@@ -122,6 +122,16 @@ def own_condition(when: str | None, taken: int, outputs: Mapping[str, Any], run_
         return ConditionFailed(when, str(error), taken)
 
 
+def spawn_prefix(step: str, name: str) -> str:
+    """Return what stands before the names of the steps that a step spawns under a name, so that they are unique in the run."""
+    return f"{step}.{name}."
+
+
+def as_written(outputs: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the outputs by the names that a spawned step's condition knows them by: those its author gave."""
+    return {name.removeprefix(prefix): output for name, output in outputs.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class RootFailed:
     """A root whose condition cannot be decided."""
@@ -132,18 +142,21 @@ class RootFailed:
 
 @dataclass(slots=True)
 class Roots:
-    """What a new run starts with: its ready steps, those skipped already, and what the others still wait for."""
+    """What new steps start with: those ready, those skipped already, and what the others still wait for.
+
+    `skipped` says why, each after what it followed from.
+    """
 
     ready: set[int] = field(default_factory=set)
-    skipped: set[int] = field(default_factory=set)
+    skipped: dict[int, str] = field(default_factory=dict)
     deps_left: dict[int, int] = field(default_factory=dict)
     failed: RootFailed | None = None
 
 
 def decide_roots(steps: Sequence[StepSpec], graph: Graph, run_input: Any, watch: Watch | None = None) -> Roots:
-    """Return what the roots' conditions make of a new run; skipping goes on through the graph."""
+    """Return what the roots' conditions make of new steps; skipping goes on through the graph."""
     roots = Roots()
-    wave: list[int] = []
+    wave: list[tuple[int, str]] = []
     for no in graph.roots:
         verdict = own_condition(steps[no].when, 0, {}, run_input)
         if watch is not None and steps[no].when is not None:
@@ -154,16 +167,16 @@ def decide_roots(steps: Sequence[StepSpec], graph: Graph, run_input: Any, watch:
             case ConditionFailed(expression, message):
                 roots.failed = RootFailed(no, f"the condition {expression!r} cannot be decided: {message}")
             case _:
-                wave.append(no)
+                wave.append((no, "condition"))
     if roots.failed is not None:
         roots.ready.clear()
         return roots
     while wave:
-        no = wave.pop()
-        roots.skipped.add(no)
+        no, why = wave.pop()
+        roots.skipped[no] = why
         for child in graph.children[no]:
             left = roots.deps_left.get(child, len(graph.parents[child])) - 1
             roots.deps_left[child] = left
             if left == 0:
-                wave.append(child)
+                wave.append((child, "no_edge_taken"))
     return roots

@@ -31,6 +31,8 @@ async def conclude(conn: Connection, settlement: Settlement, promotion: Promotio
     """
     journal, more = settlement.journal, False
     settlement.failing.update(promotion.failing)
+    for spawner, skipped in promotion.arrived.items():
+        settlement.arrived[spawner] += skipped
     for key, (step, reason) in settlement.failing.items():
         head = journal.heads[key]
         closed = settlement.finished[key] | promotion.closed[key]

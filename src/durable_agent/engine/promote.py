@@ -23,7 +23,9 @@ from durable_agent.core.promotion import (
     ParentResolution,
     Skipped,
     StillPending,
+    as_written,
     resolve,
+    spawn_prefix,
 )
 from durable_agent.core.promotion import (
     Outcome as ParentOutcome,
@@ -133,6 +135,7 @@ class Promotion:
     ready: list[Ready] = field(default_factory=list)
     failing: dict[RunKey, tuple[str, str]] = field(default_factory=dict)
     closed: dict[RunKey, set[int]] = field(default_factory=lambda: defaultdict(set))
+    arrived: dict[StepKey, list[int]] = field(default_factory=lambda: defaultdict(list))
     outputs: dict[StepKey, tuple[str, bytes]] = field(default_factory=dict)
     left: int = 0
     _asked: set[StepKey] = field(default_factory=set)
@@ -204,6 +207,8 @@ class Promotion:
                 self.journal.append(head, StepEvent.SKIPPED, child.no, why=verdict.why)
                 head.steps_left -= 1
                 self.closed[run].add(child.no)
+                if child.spawned_by is not None:
+                    self.arrived[*run, child.spawned_by].append(child.no)
                 return [Resolution(run, child.no, child.name, False, None, tuple(child.children))]
             case ConditionFailed(expression, message):
                 self._counts[child.key] = Count(0, count.taken, "dead_letter")
@@ -232,6 +237,9 @@ class Promotion:
             cursor = await conn.execute(statement, literals(STEP_KEY, [(*run, no) for no in child.parents]))
             outputs = {name: output for *_, name, output in await cursor.fetchall()}
         outputs.update({p.name: _value(p.output) for p in parents if p.succeeded})
+        if child.condition is not None and child.spawned_by is not None:
+            spawner = await (await conn.execute(JOURNAL.spawner, {**where, "no": child.spawned_by})).fetchone()
+            outputs = as_written(outputs, spawn_prefix(*spawner) if spawner else "")
         return (row[0] if row else None), outputs
 
     def _bury(self, head: Head, child: Child, expression: str, message: str) -> str:

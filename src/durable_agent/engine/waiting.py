@@ -27,13 +27,19 @@ from durable_agent.engine.writer import Writer
 
 
 async def open_waits(conn: Connection, settlement: Settlement) -> bool:
-    """Write the waits of a batch, with what they wait for; tell whether one was answered at once (an early signal)."""
+    """Write the waits of a batch, with what they wait for; tell whether one was answered at once.
+
+    So is one for a signal that came before, and one for steps all of which are skipped.
+    """
     journal, woken = settlement.journal, False
+    skipped: list[Opening] = []
     for opening in settlement.opening:
         head, asked = opening.head, opening.asked
         left, child = 0, None
         if asked.kind is WaitKind.STEPS:
-            left = len(await _spawn(conn, journal, opening))
+            left = await _spawn(conn, settlement, opening)
+            if left == 0:
+                skipped.append(opening)
         elif asked.kind is WaitKind.RUN:
             child = await _start(conn, journal, opening)
         journal.waits.add(
@@ -44,11 +50,17 @@ async def open_waits(conn: Connection, settlement: Settlement) -> bool:
     for opening in settlement.opening:
         if opening.asked.kind is WaitKind.SIGNAL:
             woken = await _early(conn, journal, opening) or woken
+    for opening in skipped:
+        await end_spawned(conn, journal, opening.head, opening.id, opening.step.no)
+        woken = True
     return woken
 
 
-async def _spawn(conn: Connection, journal: Journal, opening: Opening) -> list[int]:
-    """Add the steps to the run; they were checked by the worker and are checked here again. Raises GraphInvalid."""
+async def _spawn(conn: Connection, settlement: Settlement, opening: Opening) -> int:
+    """Add the steps to the run and return how many of them are yet to end; the run fails by a condition that cannot be decided.
+
+    They were checked by the worker and are checked here again. Raises GraphInvalid.
+    """
     head, first = opening.head, opening.head.steps_total
     specs = await _queued(conn, opening, opening.asked.steps)
     graph = plan(specs, max_steps=len(specs))
@@ -64,7 +76,10 @@ async def _spawn(conn: Connection, journal: Journal, opening: Opening) -> list[i
         )
         for index, spec in enumerate(specs)
     ]  # fmt: skip
-    return await extend(conn, journal, head, additions)
+    roots = await extend(conn, settlement.journal, head, additions)
+    if roots.failed is not None:
+        settlement.failing.setdefault(head.key, (specs[roots.failed.no].name, "condition_error"))
+    return len(specs) - len(roots.skipped)
 
 
 async def _start(conn: Connection, journal: Journal, opening: Opening) -> UUID:

@@ -56,7 +56,7 @@ class Writer:
                     step.max_crashes, None, step.deadline_s, None,
                 )  # fmt: skip
             elif no in roots.skipped:
-                self._journal.append(head, StepEvent.SKIPPED, no, why="condition")
+                self._journal.append(head, StepEvent.SKIPPED, no, why=roots.skipped[no])
                 head.steps_left -= 1
         self._end(head, roots, spec)
         self._runs.add(

@@ -16,6 +16,7 @@ from durable_agent.core.effects import Diverged, Ledger
 from durable_agent.core.events import digest as digest_of
 from durable_agent.core.graph import plan
 from durable_agent.core.outcomes import Emitted, Stored, Suspended
+from durable_agent.core.promotion import spawn_prefix
 from durable_agent.core.records import Claim, RunSpec, StepSpec, WaitKind
 from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.errors import Divergence, Expired, FatalError, Rejected
@@ -252,7 +253,7 @@ class Context:
     async def spawn(self, steps: Sequence[Step | Mapping[str, Any]], *, name: str = "spawn") -> list[Any]:
         """Add steps to the run and return their outputs in order when all have ended; a skipped one gives None.
 
-        Their names are prefixed with this step's, so that they are unique in the run.
+        Their names are prefixed with this step's, so that they are unique in the run; their conditions know them as given here.
         """
         specs = step_specs(steps)
         if not specs:
@@ -263,7 +264,8 @@ class Context:
         if len(specs) > MAX_SPAWNED:
             raise FatalError(f"{len(specs)} steps are more than the {MAX_SPAWNED} a step may add")
         plan(specs, max_steps=MAX_SPAWNED)
-        specs = tuple(_prefixed(f"{self.step}.{name}", spec) for spec in specs)
+        prefix = spawn_prefix(self.step, name)
+        specs = tuple(_prefixed(prefix, spec) for spec in specs)
         sha = digest_of(self._encode([[spec.name, spec.tool, spec.input] for spec in specs]))
         answer = await self._wait(WaitKind.STEPS, name, {"steps": len(specs)}, None, sha=sha, steps=specs)
         return [await self._link.whole(one["output"]) for one in answer["value"]]
@@ -356,5 +358,5 @@ def _media_type(content: Any) -> str:
 
 
 def _prefixed(prefix: str, spec: StepSpec) -> StepSpec:
-    depends = tuple(replace(d, step=f"{prefix}.{d.step}") for d in spec.depends_on)
-    return replace(spec, name=f"{prefix}.{spec.name}", depends_on=depends)
+    depends = tuple(replace(d, step=f"{prefix}{d.step}") for d in spec.depends_on)
+    return replace(spec, name=f"{prefix}{spec.name}", depends_on=depends)

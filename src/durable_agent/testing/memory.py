@@ -43,8 +43,10 @@ from durable_agent.core.promotion import (
     ParentResolution,
     Ready,
     Skipped,
+    as_written,
     own_condition,
     resolve,
+    spawn_prefix,
 )
 from durable_agent.core.promotion import Outcome as ParentOutcome
 from durable_agent.core.records import (
@@ -80,11 +82,9 @@ class FakeBackend(Absent):
 
     def submit(self, spec: RunSpec, parent: FakeRun | None = None) -> UUID:
         """Start a run and return its id. Raises GraphInvalid."""
-        graph = plan(spec.steps, max_steps=100_000)
         run = FakeRun(uuid4(), spec, [], parent=parent)
         run.budgets = [Budget("run", one.meter, 0, one.cap, 0, 0, one.on_limit or "fail") for one in spec.budget]
-        self._add(run, spec.steps, 0, None)
-        assert len(graph.names) == len(run.steps)
+        self._add(run, spec.steps)
         self.runs[run.id] = run
         self._promote(run)
         self._hint.set()
@@ -139,14 +139,14 @@ class FakeBackend(Absent):
         self._hint.clear()
         return frozenset({"ready"})
 
-    def _add(self, run: FakeRun, specs: Sequence[StepSpec], first: int, spawned_by: int | None) -> tuple[int, ...]:
-        graph = plan(specs, max_steps=100_000)
+    def _add(self, run: FakeRun, specs: Sequence[StepSpec], by: int | None = None, prefix: str = "") -> tuple[int, ...]:
+        graph, first = plan(specs, max_steps=100_000), len(run.steps)
         for no, spec in enumerate(specs):
             conditions = {
                 first + p: graph.edge_conditions[p, no] for p in graph.parents[no] if (p, no) in graph.edge_conditions
             }
             parents = tuple(first + p for p in graph.parents[no])
-            run.steps.append(FakeStep(first + no, spec, parents, conditions, spawned_by=spawned_by))
+            run.steps.append(FakeStep(first + no, spec, parents, conditions, spawned_by=by, prefix=prefix))
         return tuple(range(first, first + len(specs)))
 
     def _claims(self) -> Iterable[Claim]:
@@ -296,7 +296,7 @@ class FakeBackend(Absent):
         self.waits[wait.id] = wait
         match asked.kind:
             case WaitKind.STEPS:
-                wait.spawned = self._add(run, asked.steps, len(run.steps), step.no)
+                wait.spawned = self._add(run, asked.steps, step.no, spawn_prefix(step.spec.name, asked.name))
                 self._promote(run)
             case WaitKind.RUN if asked.run is not None:
                 wait.child = self.submit(asked.run, run)
@@ -343,7 +343,7 @@ class FakeBackend(Absent):
             ParentResolution(p.no, p.spec.name, ParentOutcome.SKIPPED if p.status is StepStatus.SKIPPED else ParentOutcome.SUCCEEDED,
                              p.output, step.conditions.get(p.no)) for p in known
         ]  # fmt: skip
-        outputs = {p.spec.name: p.output for p in known if p.status is StepStatus.SUCCEEDED}
+        outputs = as_written({p.spec.name: p.output for p in known if p.status is StepStatus.SUCCEEDED}, step.prefix)
         if known:
             child = ChildState(step.no, step.spec.name, len(known), 0, step.spec.when)
             verdict = resolve(child, facts, run.spec.input, outputs=outputs)

@@ -15,7 +15,10 @@ from durable_agent.core.states import StepStatus
 
 @dataclass(slots=True)
 class FakeStep:
-    """A step as it stands. `held` is what its begun calls may take of a budget, `lost` what was charged for them unheard."""
+    """A step as it stands. `held` is what its begun calls may take of a budget, `lost` what was charged for them unheard.
+
+    `prefix` is what stands before the names of those it was spawned with.
+    """
 
     no: int
     spec: StepSpec
@@ -34,6 +37,7 @@ class FakeStep:
     lost: dict[int, Mapping[str, int | None]] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
     spawned_by: int | None = None
+    prefix: str = ""
     compensates: int | None = None
     ended: int = 0
 

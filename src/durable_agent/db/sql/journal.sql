@@ -72,6 +72,16 @@ cross join lateral (
 -- A run's input, for conditions. Index: runs_pk.
 select r.input from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 
+-- name: spawner
+-- The name of a step and that under which it last added others, for their conditions. Index: steps_pk, waits_step.
+select s.name, w.name
+from steps s
+cross join lateral (
+  select w.name from waits w
+  where w.tenant = s.tenant and w.run_id = s.run_id and w.step_no = s.no and w.kind = 'steps' order by w.no desc limit 1
+) w
+where s.tenant = %(tenant)s and s.run_id = %(run)s and s.no = %(no)s;
+
 -- name: resolve_steps
 -- Counts down what pending steps wait for, and moves those that are decided (queued, skipped, dead letter).
 -- Index: none, by ctid. Locks: step rows, under their run's lock.

@@ -93,6 +93,7 @@ class Walk:
             row = self.found.steps[no] if no < len(self.found.steps) else {}
             self.lives[no] = Life(no, row)
             self.born = no + 1
+            self.promotions.born(no, row)
             if row.get("compensates") is not None and self.status is not RunStatus.COMPENSATING:
                 text = f"{self.lives[no].name} is to undo something in a run that is {self.status}"
                 self._tell(STATES, text, self._last_move, event)

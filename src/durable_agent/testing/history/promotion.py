@@ -17,11 +17,13 @@ from durable_agent.core.promotion import (
     Ready,
     Skipped,
     Verdict,
+    as_written,
     own_condition,
     resolve,
+    spawn_prefix,
 )
 from durable_agent.core.states import StepEvent, StepStatus
-from durable_agent.testing.history.documents import Event, ExportedRun
+from durable_agent.testing.history.documents import Document, Event, ExportedRun
 from durable_agent.testing.history.life import Life
 from durable_agent.testing.history.report import Report
 
@@ -37,11 +39,21 @@ class Promotions:
         self._found, self._report, self._lives = found, report, lives
         self._created_at = found.events[0].at if found.events else ""
         self._waiting: list[tuple[int, StepEvent, Event]] = []
+        self._asked: dict[int, str] = {}
+        self._prefixes: dict[int, str] = {}
 
     def arrive(self, event: Event) -> None:
         """Look at what the creating transaction promoted, when an event of another one comes."""
         if self._waiting and event.at != self._created_at:
             self.finish()
+        if event.type == StepEvent.WAITING and event.step_no is not None:
+            self._asked[event.step_no] = str(event.data.get("name"))
+
+    def born(self, no: int, row: Document) -> None:
+        """Take note of a new step: who adds steps has just said under which name."""
+        spawner = row.get("spawned_by")
+        if spawner in self._asked and spawner in self._lives:
+            self._prefixes[no] = spawn_prefix(self._lives[spawner].row["name"], self._asked[spawner])
 
     def promoted(self, no: int, kind: StepEvent, event: Event) -> None:
         """Look at one promotion, now or when its transaction is over."""
@@ -87,6 +99,7 @@ class Promotions:
             for p in parents
         ]
         outputs: dict[str, Any] = {one.name: one.output for one in facts if one.outcome is Outcome.SUCCEEDED}
+        outputs = as_written(outputs, self._prefixes.get(no, ""))
         child = ChildState(no, row["name"], len(facts), 0, row.get("condition"))
         return resolve(child, facts, given, outputs=outputs)
 

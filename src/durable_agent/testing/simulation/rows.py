@@ -204,7 +204,7 @@ def _step(row: StepRow) -> dict[str, Any]:
     spec = row.spec
     return {
         "no": row.no, "name": spec.name, "kind": spec.kind.value, "tool": spec.tool, "parents": list(row.parents),
-        "children": list(row.children), "condition": spec.when, "compensates": None, "status": row.shown,
+        "children": list(row.children), "condition": spec.when, "compensates": None, "spawned_by": row.spawned_by, "status": row.shown,
         "edge_conditions": {str(p): when for p, when in row.edges.items()} or None, "claim_no": row.claim_no,
         "failures": row.failures, "crashes": row.crashes, "input": spec.input, "error": row.error,
         "output": orjson.loads(row.output) if row.output is not None else None, "deps_left": row.deps_left,

@@ -104,7 +104,7 @@ class Store:
                 run.append(at.us, StepEvent.READY, step.no)
             elif step.no in roots.skipped:
                 step.status, step.deps_left = "skipped", 0
-                run.append(at.us, StepEvent.SKIPPED, step.no, why="condition")
+                run.append(at.us, StepEvent.SKIPPED, step.no, why=roots.skipped[step.no])
                 run.steps_left -= 1
             else:
                 step.deps_left = roots.deps_left.get(step.no, step.deps_left)

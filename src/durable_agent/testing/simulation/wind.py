@@ -21,7 +21,10 @@ from durable_agent.core.promotion import (
     Ready,
     Skipped,
     StillPending,
+    as_written,
+    decide_roots,
     resolve,
+    spawn_prefix,
 )
 from durable_agent.core.records import FailureClass, StepSpec, WaitKind
 from durable_agent.core.states import WAITING_RUN, RunEvent, RunStatus, StepEvent
@@ -57,10 +60,13 @@ class Winding:
                 self._enqueue(run, step)
         for run, wait, asked in settlement.opening:
             if asked.kind is WaitKind.STEPS:
-                wait.steps_left = len(self._spawn(run, wait, asked.steps))
+                wait.steps_left = self._spawn(run, wait, asked.steps)
         for run, wait, asked in settlement.opening:
             if asked.kind is WaitKind.SIGNAL:
                 self._early(run, wait, asked)
+        for run, wait, asked in settlement.opening:
+            if asked.kind is WaitKind.STEPS and wait.steps_left == 0:
+                end_spawned(self.at, run, wait)
         for run_id, (name, reason) in settlement.failing.items():
             self._fail(runs[run_id], name, reason)
         for run in {run.id: run for run, _ in settlement.resolutions}.values():
@@ -104,6 +110,9 @@ class Winding:
             )
             for _, parent, ok in parents
         ]  # fmt: skip
+        if child.spawned_by is not None:
+            asked = max((w for w in run.waits.values() if w.step == child.spawned_by), key=lambda w: w.no)
+            known = as_written(known, spawn_prefix(run.steps[child.spawned_by].spec.name, asked.name))
         state = ChildState(child.no, child.spec.name, child.deps_left, child.taken, child.spec.when)
         match resolve(state, facts, run.spec.input, outputs=known):
             case StillPending(deps_left, taken):
@@ -115,14 +124,11 @@ class Winding:
                 child.deps_left, child.status = 0, "skipped"
                 run.append(self.at.us, StepEvent.SKIPPED, child.no, why=verdict.why)
                 run.steps_left -= 1
+                if child.spawned_by is not None:
+                    self.settlement.arrived[run.id, child.spawned_by] += 1
                 return [(run, child, False)]
             case ConditionFailed(expression, message):
-                child.deps_left, child.status, child.dead = 0, "dead_letter", "condition_error"
-                text = f"the condition {expression!r} cannot be decided: {message}"
-                child.error = {"reason": "condition_error", "message": text}
-                facts_ = {"reason": "condition_error", "failure": FailureClass.INVALID_INPUT.value}
-                run.append(self.at.us, StepEvent.DEAD_LETTER, child.no, {"message": text}, **facts_)
-                run.steps_left -= 1
+                self._bury(run, child, f"the condition {expression!r} cannot be decided: {message}")
                 self.settlement.failing[run.id] = (child.spec.name, "condition_error")
         return []
 
@@ -131,7 +137,8 @@ class Winding:
         step.place = Place("held" if run.status is RunStatus.PAUSED else "ready")
         run.append(self.at.us, StepEvent.READY, step.no)
 
-    def _spawn(self, run: RunRow, wait: WaitRow, specs: tuple[StepSpec, ...]) -> list[StepRow]:
+    def _spawn(self, run: RunRow, wait: WaitRow, specs: tuple[StepSpec, ...]) -> int:
+        """Add the steps; return how many are yet to end."""
         first = len(run.steps)
         graph = plan(specs, max_steps=len(specs))
         added = rows_of(specs, graph, first)
@@ -146,10 +153,27 @@ class Winding:
         inputs = inputs_digest(None, [spec.input for spec in specs])
         facts = {"first": first, "steps": len(added), "graph_sha256": told.digest(), "inputs_sha256": inputs}
         run.append(self.at.us, RunEvent.EXTENDED, None, **facts)
-        for row in added:
-            if not row.parents:
+        roots = decide_roots(specs, graph, run.spec.input)
+        for index, why in roots.skipped.items():
+            run.append(self.at.us, StepEvent.SKIPPED, first + index, why=why)
+            added[index].status, added[index].deps_left = "skipped", 0
+            run.steps_left -= 1
+        for index, row in enumerate(added):
+            if index in roots.ready:
                 self._enqueue(run, row)
-        return added
+            elif index not in roots.skipped:
+                row.deps_left = roots.deps_left.get(index, row.deps_left)
+        if roots.failed is not None:
+            self._bury(run, added[roots.failed.no], roots.failed.message)
+            self.settlement.failing.setdefault(run.id, (added[roots.failed.no].spec.name, "condition_error"))
+        return len(added) - len(roots.skipped)
+
+    def _bury(self, run: RunRow, step: StepRow, message: str) -> None:
+        step.deps_left, step.status, step.dead = 0, "dead_letter", "condition_error"
+        step.error = {"reason": "condition_error"}
+        facts = {"reason": "condition_error", "failure": FailureClass.INVALID_INPUT.value}
+        run.append(self.at.us, StepEvent.DEAD_LETTER, step.no, {"message": message}, **facts)
+        run.steps_left -= 1
 
     def _early(self, run: RunRow, wait: WaitRow, asked: Suspended) -> None:
         kept = next((s for s in run.signals if s["name"] == asked.name and not s["taken"]), None)

@@ -123,16 +123,19 @@ async def _do(ctx: Context, number: int, op: list[Any]) -> Any:
         case ["ask"]:
             return await ctx.ask("what?", expires=8.0)
         case ["spawn", count]:
-            return await ctx.spawn(
-                [
-                    Step(f"s{i}", "noop", {"fails": 0.4}, retry=RetryPolicy(2, 0.05), deadline_s=20.0)
-                    for i in range(count)
-                ],
-                name=f"spawn{number}",
-            )
+            return await ctx.spawn([_spawned(i, number) for i in range(count)], name=f"spawn{number}")
         case ["think", seconds]:
             await asyncio.sleep(seconds)
     return None
+
+
+def _spawned(no: int, number: int) -> Step:
+    """The first may fail for good; what follows it runs by an edge's condition, or by its own."""
+    edge = "s0" if number % 2 else ("s0", "output.ok")
+    return Step(
+        f"s{no}", "noop", {"fails": 0.4}, depends_on=[edge] if no else [], retry=RetryPolicy(2, 0.05), deadline_s=20.0,
+        when="outputs['s0'].ok" if no and number % 2 else None,
+    )  # fmt: skip
 
 
 async def _model(ctx: Context, bound: int, used: int, number: int) -> Any:

@@ -1,7 +1,8 @@
-"""A redrive of a run in which steps had added others and waited for them: they wait on, and nothing is added anew."""
+"""Steps that others added: in a redriven run they are waited for and not added anew, and they keep to their conditions."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from durable_agent.core.outcomes import Failed, Succeeded, Suspended, Verdict
 from durable_agent.core.records import DEFAULT_TENANT, Claim, FailureClass, RunId, StepSpec, WaitKind
 from durable_agent.engine import control
 from durable_agent.engine.explain import Reason, explain
+from durable_agent.errors import Conflict
 from tests.support.runs import Engine, Hand, ok, run_of, step
 
 DEAD = FailureClass.INVALID_INPUT
@@ -187,3 +189,63 @@ async def test_steps_of_an_earlier_wait_do_not_count_for_a_later_one(engine: Eng
     await hand.settle(*(Succeeded(claim.lease, b"2") for claim in anew.values()))
     (last,) = await hand.claim()
     assert outputs(last) == [2, 2, 2]
+
+
+async def test_a_skipped_step_is_not_waited_for_again(engine: Engine) -> None:
+    hand = engine.hand()
+    run = await engine.submit(run_of(step("m"), step("other")))
+    first = await claimed(hand)
+    steps = (step("m.a"), step("m.b", ("m.a", "output.ok")), step("m.c", "m.b"), step("m.d", when="false"), step("m.e"))
+    await hand.settle(adds(first["m"], *steps))
+    items = await claimed(hand)
+    await hand.succeed(items["m.a"], {"ok": False})
+    await hand.fail(first["other"], DEAD)
+    await redriven(engine, run)
+    again = await claimed(hand)
+    assert set(again) == {"m.e", "other"}
+    await hand.succeed(again["m.e"], 1)
+    assert outputs((await hand.claim())[0]) == [{"ok": False}, None, None, None, 1]
+
+
+async def test_a_step_that_is_skipped_as_its_run_fails_is_counted(engine: Engine) -> None:
+    hand = engine.hand()
+    run = await engine.submit(run_of(step("m"), step("other")))
+    first = await claimed(hand)
+    await hand.settle(adds(first["m"], step("m.a"), step("m.b", ("m.a", "output.ok"))))
+    (item,) = await hand.claim()
+    dead = Failed(first["other"].lease, DEAD, "Error", "it failed")
+    assert await hand.settle(ok(item, {"ok": False}), dead) == [Verdict.OK] * 2
+    await redriven(engine, run)
+    again = await claimed(hand)
+    assert set(again) == {"m", "other"}
+    assert outputs(again["m"]) == [{"ok": False}, None]
+
+
+@pytest.mark.parametrize("undo", [None, "noop"])
+async def test_a_run_whose_added_step_cannot_be_decided_fails_by_it(engine: Engine, undo: str | None) -> None:
+    hand = engine.hand()
+    run = await engine.submit(run_of(step("did", compensate=undo), step("m", "did"), input={}))
+    await hand.succeed((await claimed(hand))["did"])
+    (claim,) = await hand.claim()
+    await hand.settle(adds(claim, step("m.a", when="input.missing > 1"), step("m.b")))
+    found = await engine.run(run)
+    assert (found["status"], found["error"]["step"]) == ("compensating" if undo else "failed", "m.a")
+    statuses = await engine.statuses(run)
+    assert (statuses["m"], statuses["m.a"], statuses["m.b"]) == ("cancelled", "dead_letter", "cancelled")
+    with pytest.raises(Conflict) if undo is None else nullcontext():
+        await redriven(engine, run)
+    for again in await hand.claim():
+        await hand.succeed(again)
+    assert (await engine.run(run))["status"] == "failed"
+
+
+async def test_steps_that_are_added_to_a_paused_run_are_held_or_skipped(engine: Engine) -> None:
+    hand = engine.hand()
+    run = await engine.submit(run_of(step("m")))
+    (claim,) = await hand.claim()
+    await control.pause(engine.pools, DEFAULT_TENANT, run, actor="me")
+    await hand.settle(adds(claim, step("m.a"), step("m.b", when="false")))
+    assert await hand.claim() == []
+    await control.resume(engine.pools, DEFAULT_TENANT, run, actor="me")
+    await hand.succeed((await claimed(hand))["m.a"], 1)
+    assert outputs((await hand.claim())[0]) == [1, None]
