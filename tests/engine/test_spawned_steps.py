@@ -11,6 +11,7 @@ import pytest
 from durable_agent.core.outcomes import Failed, Succeeded, Suspended, Verdict
 from durable_agent.core.records import DEFAULT_TENANT, Claim, FailureClass, RunId, StepSpec, WaitKind
 from durable_agent.engine import control
+from durable_agent.engine.answer import cancel_orphans
 from durable_agent.engine.explain import Reason, explain
 from durable_agent.errors import Conflict
 from tests.support.runs import Engine, Hand, ok, run_of, step
@@ -249,3 +250,35 @@ async def test_steps_that_are_added_to_a_paused_run_are_held_or_skipped(engine: 
     await control.resume(engine.pools, DEFAULT_TENANT, run, actor="me")
     await hand.succeed((await claimed(hand))["m.a"], 1)
     assert outputs((await hand.claim())[0]) == [1, None]
+
+
+async def test_a_run_that_completed_before_anybody_cancelled_it_is_not_started_again(engine: Engine) -> None:
+    hand = engine.hand()
+    run = await engine.submit(run_of(step("r"), step("other")))
+    first = await claimed(hand)
+    below = run_of(step("below", queue="default"))
+    await hand.settle(Suspended(first["r"].lease, WaitKind.RUN, "run", {}, "digest", run=below))
+    (child,) = await hand.claim()
+    await hand.fail(first["other"], DEAD)
+    await hand.succeed(child, 7)
+    await redriven(engine, run)
+    again = await claimed(hand)
+    assert set(again) == {"r", "other"}
+    value = again["r"].answers[0].answer["value"]
+    assert (value["run_id"], value["status"]) == (str(child.lease.run_id), "completed")
+    assert value["output"] == {"below": 7}
+    assert await cancel_orphans(engine.pools) == 0
+
+
+async def test_a_run_that_was_cancelled_with_the_one_above_it_is_started_again(engine: Engine) -> None:
+    hand = engine.hand()
+    run = await engine.submit(run_of(step("r"), step("other")))
+    first = await claimed(hand)
+    below = run_of(step("below", queue="default"))
+    await hand.settle(Suspended(first["r"].lease, WaitKind.RUN, "run", {}, "digest", run=below))
+    await hand.claim()
+    await hand.fail(first["other"], DEAD)
+    assert await cancel_orphans(engine.pools) == 1
+    await redriven(engine, run)
+    again = await claimed(hand)
+    assert (set(again), again["r"].answers) == ({"r", "other"}, ())

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from durable_agent.core.records import RunId, Tenant, WaitKind
+from durable_agent.core.records import RunId, Tenant
 from durable_agent.core.states import IllegalTransition, RunEvent, RunStatus, StepEvent
+from durable_agent.core.waits import Decision, answer_of
 from durable_agent.db.arrays import literals
 from durable_agent.db.batch import batch
 from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, may_be_committed
@@ -18,7 +19,7 @@ from durable_agent.engine.caps import release, releases
 from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
 from durable_agent.engine.journal import JOURNAL, Head, Journal, read_now
 from durable_agent.engine.spend import BUDGETS, charge_run
-from durable_agent.engine.waiting import end_spawned, settle_waiting
+from durable_agent.engine.waiting import child_value, end_spawned, end_wait, settle_waiting
 from durable_agent.errors import Conflict, DatabaseUnavailable, NotFound
 
 REDRIVE = load("redrive")
@@ -136,8 +137,9 @@ async def redrive(
 
     Limits are raised by `extra_attempts` (default: the step's own number again); no counter is reset, so a claim
     number never repeats (R3). What the run's failure had cancelled becomes pending or ready again, or waits on for the steps
-    it had added; what had succeeded stays. Filters are combined; at most `limit` dead letters are looked at, oldest first, and a run goes on with
-    all its dead steps or not at all. Raises NotFound when a named run has no such dead letter, Conflict when it cannot go
+    it had added; what had succeeded stays, and so does a run it waited for that has completed. Filters are combined; at most
+    `limit` dead letters are looked at, oldest first, and a run goes on with all its dead steps or not at all. Raises NotFound
+    when a named run has no such dead letter, Conflict when it cannot go
     on: a condition of it cannot be decided, or it has undone what it did.
     """
     async with db.reading() as conn:
@@ -199,18 +201,23 @@ async def _redrive_run(
 async def _queue_again(held: Held) -> None:
     """Queue the steps that became ready; who had added steps and waited for them waits on, for they go on, too.
 
-    The last of those may have ended in the very transaction that failed the run: then nothing is left to wait for.
+    The last of those may have ended in the very transaction that failed the run, and a run that was waited for before anybody
+    cancelled it: then nothing is left to wait for.
     """
     journal, head, conn = held.journal, held.head, held.conn
     waits = await (await conn.execute(REDRIVE.wait_on, held.where)).fetchall()
     await conn.execute(REDRIVE.enqueue, {**held.where, "waiting": [no for _wait, no, *_ in waits]})
-    for wait, no, name, sha, request, left, claim_no in sorted(waits, key=lambda row: row[1]):
+    for wait, no, kind, name, sha, request, left, child, claim_no in sorted(waits, key=lambda row: row[1]):
         journal.append(
-            head, StepEvent.WAITING, no, {"request": request}, kind=WaitKind.STEPS.value, name=name, wait=str(wait),
+            head, StepEvent.WAITING, no, {"request": request}, kind=kind, name=name, wait=str(wait),
             request_sha256=sha, claim_no=claim_no,
         )  # fmt: skip
         head.waiting += 1
-        if left == 0:
+        if child is not None:
+            value, _ended = await child_value(conn, head.tenant, head.id, child)
+            told = answer_of(Decision.FINISHED, by=None, reason=None, value=value)
+            await end_wait(conn, journal, head, wait, no, told)
+        elif left == 0:
             await end_spawned(conn, journal, head, wait, no)
 
 

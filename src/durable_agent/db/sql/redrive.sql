@@ -43,9 +43,9 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status in ('pending', '
 returning s.no, s.status = 'queued';
 
 -- name: wait_on
--- Opens the waits again that the run's failure had cancelled and that are for steps which steps of it had added: those go on too, and
--- are not added anew. They are the last waits of their steps, for whoever adds steps does nothing else until they have ended.
--- Index: steps_pk, waits_step. Locks: the waits' rows, under the run's lock.
+-- Opens the waits again that the run's failure had cancelled and that are for what goes on, or is done, and is not to be made anew:
+-- steps which steps of it had added, and runs that have completed. They are the last waits of their steps, for whoever waits does
+-- nothing else. Index: steps_pk, waits_step, runs_pk. Locks: the waits' rows, under the run's lock.
 update waits w
 set state = 'open', answered_at = null,
     steps_left = (
@@ -56,9 +56,11 @@ set state = 'open', answered_at = null,
     )
 from steps s
 where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'queued'
-  and w.tenant = %(tenant)s and w.run_id = %(run)s and w.step_no = s.no and w.kind = 'steps' and w.state = 'cancelled'
+  and w.tenant = %(tenant)s and w.run_id = %(run)s and w.step_no = s.no and w.state = 'cancelled'
+  and (w.kind = 'steps'
+       or (w.kind = 'run' and (select r.status from runs r where r.tenant = w.tenant and r.id = w.child_run) = 'completed'))
   and not exists (select from waits l where l.tenant = %(tenant)s and l.run_id = %(run)s and l.step_no = w.step_no and l.no > w.no)
-returning w.id, w.step_no, w.name, w.request_sha256, w.request, w.steps_left, s.claim_no;
+returning w.id, w.step_no, w.kind, w.name, w.request_sha256, w.request, w.steps_left, w.child_run, s.claim_no;
 
 -- name: enqueue
 -- Puts the run's ready steps into the queue, which from then on keeps what is in doubt; some of them wait there.

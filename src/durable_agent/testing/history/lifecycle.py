@@ -277,10 +277,10 @@ class Walk:
 
 
 def _waits_on(life: Life, event: Event) -> bool:
-    """Whether a redriven step goes on to wait for the steps it had added: the same wait, asked for by its last claim."""
+    """Whether a redriven step goes on to wait for steps it had added, or a run: the same wait, asked for by its last claim."""
     if life.waited is None or life.last is None or life.last.type != _E.READY:
         return False
     same = [
         (one.data.get("kind"), one.data.get("wait"), one.data.get("request_sha256")) for one in (life.waited, event)
     ]
-    return same[0] == same[1] and same[0][0] == "steps" and event.claim_no == life.claims
+    return same[0] == same[1] and same[0][0] in ("steps", "run") and event.claim_no == life.claims
