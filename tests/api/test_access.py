@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ async def api(settings: Settings) -> Any:
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "https://console.example.evil"]
+    "origin",
+    ["https://evil.example", "null", "http://127.0.0.1:1", "https://console.example.evil", "http://[", "http://[x]"],
 )
 async def test_a_foreign_page_can_neither_write_nor_watch(api: Api, origin: str) -> None:
     answer = await api.http.post("/runs", json=RUN, headers={"Origin": origin})
@@ -39,10 +41,25 @@ async def test_an_allowed_origin_and_our_own_may_write(api: Api) -> None:
         assert (await api.http.post("/runs", json=RUN, headers={"Origin": origin})).status_code == 201
 
 
+@pytest.mark.parametrize("host", ["rebound.example", "[", "[::1", "[x]", "[x].localhost"])
 @pytest.mark.parametrize("path", ["/runs", "/healthz", "/openapi.json"])
-async def test_a_foreign_host_is_refused_everywhere(api: Api, path: str) -> None:
-    answer = await api.http.get(path, headers={"Host": "rebound.example"})
-    assert answer.status_code == 403
+async def test_a_foreign_host_is_refused_everywhere(api: Api, path: str, host: str) -> None:
+    answer = await api.http.get(path, headers={"Host": host})
+    assert (answer.status_code, answer.json()["field"]) == (403, "Host")
+
+
+async def test_a_socket_to_a_host_that_cannot_be_read_is_refused(api: Api) -> None:
+    """As another program would ask, for a library writes a Host of its own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    asked = ("GET /ws HTTP/1.1", "Host: [", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", "")  # fmt: skip
+    writer.write("\r\n".join(asked).encode())
+    async with asyncio.timeout(20):
+        head = await reader.readuntil(b"\r\n\r\n")
+        frame = await reader.readexactly(4)
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 101")
+    assert (frame[0], int.from_bytes(frame[2:])) == (0x88, 4403)  # a close frame, and its code
 
 
 async def test_a_browser_that_hides_its_origin_cannot_write(api: Api) -> None:

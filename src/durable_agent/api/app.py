@@ -175,7 +175,7 @@ class Limits:
             return
         limit = self._limits.get(path_of(scope), self._limit)
         length = HTTPConnection(scope).headers.get("content-length", "0")
-        seen = int(length) if length.isdigit() else 0
+        seen = int(length) if length.isdecimal() else 0
         messages: list[Any] = []
         if seen <= limit:
             seen = 0

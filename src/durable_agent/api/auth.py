@@ -95,15 +95,25 @@ class Guard:
             if conn.headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
                 return
             raise Forbidden("a browser's request without Origin is not allowed", field="Origin")
-        own = conn.headers.get("host", "")
-        if origin in self._origins or urlsplit(origin).netloc == own:
+        if origin in self._origins or ((netloc := _netloc(origin)) and netloc == conn.headers.get("host")):
             return
         raise Forbidden(f"Origin {origin!r} is not allowed; add it to DURABLE_AGENT_ALLOWED_ORIGINS", field="Origin")
 
 
 def host_of(header: str) -> str:
-    """Return the host name of a Host header, without its port."""
-    return (urlsplit(f"//{header}").hostname or "").lower()
+    """Return the host name of a Host header, without its port; nothing of one that cannot be read."""
+    try:
+        return (urlsplit(f"//{header}").hostname or "").lower()
+    except ValueError:  # brackets that are not closed or hold no address
+        return ""
+
+
+def _netloc(origin: str) -> str:
+    """Return the host and port of an Origin, or nothing."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:
