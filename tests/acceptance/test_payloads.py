@@ -15,6 +15,7 @@ from durable_agent.flow.registry import Registry
 from durable_agent.settings import Settings
 from durable_agent.testing.cassette import Cassette
 from tests.support import outside
+from tests.support.postgres import Database
 from tests.support.server import Api, serving, working
 from tests.support.story import MODULES, effects, end, run, wait_of
 
@@ -170,6 +171,22 @@ async def test_a_stored_file_is_listed_and_comes_back_as_it_was(api: Api) -> Non
     page = await api.http.get(f"/artifacts/{listed[0]['id']}")
     assert (page.content, page.headers["x-content-type-options"]) == (b"<script>alert(1)</script>\n", "nosniff")
     assert page.headers["content-disposition"].startswith("attachment")
+
+
+async def test_a_file_whose_type_no_header_can_have_is_sent_as_bytes(api: Api, database: Database) -> None:
+    run_id = await run(api, "files")
+    await end(api, run_id)
+    file = (await api.http.get(f"/runs/{run_id}/artifacts")).json()["items"][0]["id"]
+    unknown = "application/octet-stream"
+    for named, sent in {
+        "image/svg+xml": "image/svg+xml", "application/json; charset=utf-8": "application/json; charset=utf-8",
+        "text/ü—": unknown, "text/html\r\nX-Injected: yes": unknown, "text/html\n;x": unknown, "text/html;\rx": unknown,
+        "text": unknown, "": unknown, "a/" + "x" * 5000: unknown,
+    }.items():  # fmt: skip
+        database.execute("update artifacts set media_type = %s", named)
+        answer = await api.http.get(f"/artifacts/{file}")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, sent), named
+        assert "x-injected" not in answer.headers
 
 
 async def test_what_is_too_large_for_the_store_is_refused(api: Api) -> None:

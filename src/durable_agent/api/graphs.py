@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -14,6 +15,9 @@ from durable_agent.db import reads
 from durable_agent.errors import NotFound
 
 router = APIRouter(tags=["graphs"])
+
+# What may stand in a header; what else a step called its file's type, and what is longer, is sent as bytes of no known type.
+MEDIA_TYPE: Final = re.compile(r"(?=.{3,200}\Z)[\w!#$&^.+-]+/[\w!#$&^.+-]+( *;[ -~]*)?", re.ASCII)
 
 
 @router.get("/graphs")
@@ -56,9 +60,10 @@ async def get_artifact(request: Request, artifact_id: UUID, who: Reader) -> Resp
         raise NotFound(f"artifact {artifact_id} does not exist", artifact_id=str(artifact_id))
     found = rows[0]
     content = await state.artifacts.get(found["sha256"])
-    name = "".join(c if c.isascii() and c not in '"\\' else "_" for c in found["name"])
+    name = "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in found["name"])
     headers = {
         "Content-Disposition": f'attachment; filename="{name}"', "X-Content-Type-Options": "nosniff",
         "ETag": f'"{found["sha256"]}"',
     }  # fmt: skip
-    return Response(content, 200, headers, found["media_type"])
+    media_type = found["media_type"] if MEDIA_TYPE.fullmatch(found["media_type"]) else "application/octet-stream"
+    return Response(content, 200, headers, media_type)
