@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from durable_agent.db.pool import ENGINE_SETTINGS
+from durable_agent.db.reads import READS
 from durable_agent.db.sql import load, parse
 from durable_agent.engine.caps import AGENTS
 from durable_agent.engine.journal import JOURNAL, QUEUE
@@ -195,6 +196,26 @@ async def test_what_is_about_a_tree_or_an_agent_reads_no_other_runs(
         assert NARROW.search(scan), plan
     assert "Seq Scan" not in plan
     assert "Materialize" not in plan
+
+
+@pytest.mark.parametrize("runs", [0, 1, 20])
+async def test_the_socket_of_all_runs_reads_the_new_events_of_the_open_runs(
+    engine: Engine, pinned: Any, runs: int
+) -> None:
+    pinned.execute("vacuum analyze")
+    for _ in range(runs):
+        await engine.submit(run_of(step("a")))
+    plan = _plan(pinned, READS.run_events_since)
+    scans = [node for node in plan.split("->") if ("Scan" in node and " on events" in node) or " on runs" in node]
+    assert len(scans) > 5
+    for scan in scans:
+        wanted = (
+            r"run_id = .*\bseq [=>] |Scan Backward .*\n.*run_id = "
+            if " on events" in scan
+            else "tenant_(id|finished_at)_idx"
+        )
+        assert re.search(wanted, scan), plan
+    assert "Seq Scan" not in plan
 
 
 def _nodes(node: dict[str, Any], within: str | None = None) -> Iterator[tuple[str | None, dict[str, Any]]]:

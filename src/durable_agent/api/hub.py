@@ -112,9 +112,9 @@ class Hub:
             if not mates:
                 del self._watchers[watcher.key]
 
-    async def hinted(self) -> None:
-        """Return at the next hint or poll."""
-        await self._tick.wait()
+    def next_hint(self) -> asyncio.Event:
+        """Return what is set at the next hint or poll: taken before a look, it is set for what the look came too early for."""
+        return self._tick
 
 
 async def follow(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,6 +23,10 @@ router = APIRouter()
 
 # A socket that takes no frame for so long is closed; it resumes by its cursor.
 SEND_TIMEOUT_S: Final = 30.0
+# A control frame's 125 bytes, less the code's (Source: RFC 6455, 5.5): with a longer reason no close frame is sent at all.
+REASON_BYTES: Final = 123
+# How many run-level events are read at a time.
+PAGE: Final = 1000
 _LOOK_BACK: Final = timedelta(seconds=2)
 _CLOSE: Final = {401: 4401, 403: 4403, 404: 4404, 422: 4422, 503: 1013}
 
@@ -54,9 +59,10 @@ async def watch_all(socket: WebSocket) -> None:
     state = state_of(socket)
     try:
         principal = await state.guard.admit(socket, "read")
+        start = await reads.now(state.db)
         await socket.accept()
         async with _until_gone(socket):
-            async for event in _run_events(state, principal.tenant):
+            async for event in _run_events(state, principal.tenant, start):
                 await _send(socket, event)
     except DurableAgentError as error:
         await _refuse(socket, error)
@@ -130,23 +136,27 @@ async def sse(state: State, tenant: Tenant, run_id: UUID, after: int) -> AsyncIt
             yield number + b"event: %s\ndata: %s\n\n" % (event["type"].encode(), orjson.dumps(event))
 
 
-async def _run_events(state: State, tenant: Tenant) -> AsyncIterator[dict[str, Any]]:
-    # A commit may be seen later than it is stamped, so a moment is looked back; what was sent is remembered that long.
-    since = datetime.now(UTC)
-    sent: set[tuple[UUID, int]] = set()
-    first = True
+async def _run_events(state: State, tenant: Tenant, start: datetime) -> AsyncIterator[dict[str, Any]]:
+    """Yield the run-level events that are stamped from `start` on, each once, in order but for those whose commit comes late."""
+    # A commit may be seen later than it is stamped, so a moment is looked back; what was told is remembered that long.
+    since, told = start, dict[tuple[UUID, int], datetime]()
     while True:
-        try:
-            async with state.db.reading() as conn:
-                params = {"tenant": tenant, "since": since - _LOOK_BACK}
-                rows = await reads.rows(conn, reads.READS.run_events_since, params)
-        except DatabaseUnavailable:
-            rows = []
-        for row in rows:
-            if (row["run_id"], row["seq"]) not in sent and not (first and row["at"] < since):
-                yield reads.frame(row["run_id"], row)
-        if rows:
-            sent = {(row["run_id"], row["seq"]) for row in rows}
-            since = max(since, rows[-1]["at"])
-        first = False
-        await state.hub.hinted()
+        hint, took_s = state.hub.next_hint(), 0.0
+        after: reads.Place | None = reads.Place(max(start, since - _LOOK_BACK))
+        while after is not None:
+            began_s = time.monotonic()
+            try:
+                rows = await reads.run_events(state.db, tenant, after, limit=PAGE)
+            except DatabaseUnavailable:
+                break
+            took_s += time.monotonic() - began_s
+            for row in rows:
+                if (row["run_id"], row["seq"]) not in told:
+                    told[row["run_id"], row["seq"]] = row["at"]
+                    yield reads.frame(row["run_id"], row)
+            after = reads.Place(*(rows[-1][name] for name in reads.Place._fields)) if len(rows) == PAGE else None
+            since = max(since, rows[-1]["at"]) if rows else since
+            told = {key: at for key, at in told.items() if at >= since - _LOOK_BACK}
+        # Each of many open runs is looked at: hints that come within twice that time share the next look.
+        await asyncio.sleep(2 * took_s)
+        await hint.wait()

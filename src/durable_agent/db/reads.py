@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import orjson
@@ -17,6 +18,15 @@ from durable_agent.db.sql import load
 READS = load("reads")
 WAITS = load("waits")
 MODELS = load("models")
+JOURNAL = load("journal")
+
+
+class Place(NamedTuple):
+    """A place among a tenant's events in order of time; without a run and a number: before all that are stamped so."""
+
+    at: datetime
+    run_id: UUID = UUID(int=0)
+    seq: int = 0
 
 
 @asynccontextmanager
@@ -57,6 +67,24 @@ async def steps(conn: Connection, tenant: Tenant, run_id: UUID) -> list[dict[str
 async def events(conn: Connection, tenant: Tenant, run_id: UUID, *, after: int, limit: int) -> list[dict[str, Any]]:
     """Return a run's events after a number, in order, at most `limit`, as stored."""
     return await rows(conn, READS.events_after, {"tenant": tenant, "run": run_id, "after": after, "limit": limit})
+
+
+async def run_events(db: Database, tenant: Tenant, after: Place, *, limit: int) -> list[dict[str, Any]]:
+    """Return run-level events after a place, in order, at most `limit`, of the runs that are open or ended since its time.
+
+    Raises DatabaseUnavailable.
+    """
+    params = {"tenant": tenant, "since": after.at, "run": after.run_id, "seq": after.seq, "limit": limit}
+    async with watching(db) as conn:
+        found = await conn.execute(READS.run_events_since, params)
+        return await dicts(found)
+
+
+async def now(db: Database) -> datetime:
+    """Return the engine's time. Raises DatabaseUnavailable."""
+    async with db.reading() as conn:
+        [[at]] = await (await conn.execute(JOURNAL.now)).fetchall()
+    return cast(datetime, at)
 
 
 def frame(run_id: UUID, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,12 +69,34 @@ from unnest(%(tenants)s::int[], %(runs)s::uuid[]) d(tenant, id)
 join runs r on r.tenant = d.tenant and r.id = d.id;
 
 -- name: run_events_since
--- Run-level events of a tenant's runs after a time, in order of time. Index: events_pk by the runs of the last days.
+-- Run-level events of a tenant's runs that are open or have ended since a time, in order of time, after one of that time or later.
+-- A run's events are in order of time too: its last one tells whether it has new ones, and of these one before them is read.
+-- Index: runs_open, runs_ended, events_pk, events_pk backwards.
+with live as materialized (
+  select r.id, r.last_seq from runs r where r.tenant = %(tenant)s::int and r.finished_at is null
+  union all
+  select r.id, r.last_seq from runs r where r.tenant = %(tenant)s::int and r.finished_at >= %(since)s::timestamptz
+), told as materialized (
+  select l.id from live l
+  cross join lateral (
+    select e.at from events e where e.tenant = %(tenant)s::int and e.run_id = l.id and e.seq = l.last_seq limit 1
+  ) e
+  where e.at >= %(since)s::timestamptz
+)
 select e.run_id, e.seq, e.type, e.at, e.data::text as data, e.detail::text as detail
-from events e
-where e.tenant = %(tenant)s and e.run_id >= uuid_floor(%(since)s::timestamptz - interval '31 days')
-  and e.at > %(since)s::timestamptz and e.step_no is null
-order by e.at, e.run_id, e.seq limit 1000;
+from told t
+cross join lateral (
+  select coalesce((
+    select o.seq from events o
+    where o.tenant = %(tenant)s::int and o.run_id = t.id and o.at < %(since)s::timestamptz order by o.seq desc limit 1
+  ), 0) as seq offset 0
+) old
+cross join lateral (
+  select e.* from events e
+  where e.tenant = %(tenant)s::int and e.run_id = t.id and e.seq > old.seq and e.step_no is null offset 0
+) e
+where (e.at, e.run_id, e.seq) > (%(since)s::timestamptz, %(run)s::uuid, %(seq)s::int)
+order by e.at, e.run_id, e.seq limit %(limit)s::int;
 
 -- name: list_workers
 -- The registry: sessions, the living first. Index: none needed, the table holds one row a worker.
