@@ -1,4 +1,4 @@
-"""What the socket of all runs tells."""
+"""What the socket of all runs tells, and how sockets are refused."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from uuid import UUID, uuid4
 
 import orjson
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from durable_agent.api.stream import PAGE
 from durable_agent.core.records import DEFAULT_TENANT
+from durable_agent.engine import control
 from durable_agent.engine import submit as submitting
 from durable_agent.engine.submit import Submission, submit
 from durable_agent.settings import Settings
@@ -84,3 +86,31 @@ async def test_what_was_recorded_before_the_socket_opened_is_not_told(api: Api) 
     async with all_runs(api) as told:
         run = await api.start(NOOP)
         assert (await told())["run_id"] == run
+
+
+@pytest.mark.parametrize("place", ["%E2%82%AC" * 60, "a%E2%82%AC" * 60, "x" * 500])
+async def test_a_refusal_tells_its_code_whatever_it_quotes(api: Api, place: str) -> None:
+    async with api.socket(f"/ws/{place}") as ws:
+        with pytest.raises(ConnectionClosed):
+            await ws.recv()
+        assert ws.close_code == 4404
+        assert ws.close_reason.startswith("run '")
+
+
+async def test_a_number_that_is_none_is_the_beginning(api: Api, engine: Engine) -> None:
+    run = await engine.submit(run_of(step("a")))
+    await control.cancel(engine.pools, DEFAULT_TENANT, run, actor="me")
+    whole = await api.watch(str(run))
+    for after in ("%C2%B2", "%D9%A3", "-1", "x", ""):
+        async with api.socket(f"/ws/{run}?after={after}") as ws:
+            assert [orjson.loads(text) async for text in ws] == whole
+
+
+@pytest.mark.parametrize("number", [b"\xb2", b"\xb9\xb2", b"-1", b"x", b""])
+async def test_an_event_s_id_that_is_none_is_the_beginning(api: Api, engine: Engine, number: bytes) -> None:
+    run = await engine.submit(run_of(step("a")))
+    await control.cancel(engine.pools, DEFAULT_TENANT, run, actor="me")
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": number}
+    answer = await api.http.get(f"/runs/{run}/events", headers=headers)
+    told = [orjson.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert (answer.status_code, told) == (200, await api.watch(str(run)))

@@ -221,7 +221,7 @@ async def get_events(
         if await reads.run(conn, who.tenant, run_id) is None:
             raise NotFound(f"run {run_id} does not exist", run_id=str(run_id))
         if accept and "text/event-stream" in accept:
-            start = int(last_event_id) if last_event_id and last_event_id.isdigit() else after
+            start = int(told) if (told := last_event_id or "").isascii() and told.isdecimal() else after
             stream = sse(state, who.tenant, run_id, start)
             return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         rows = await reads.events(conn, who.tenant, run_id, after=after, limit=limit + 1)

@@ -114,7 +114,8 @@ async def _refuse(socket: WebSocket, error: DurableAgentError) -> None:
     with suppress(RuntimeError, WebSocketDisconnect):
         if socket.application_state.name == "CONNECTING":
             await socket.accept()  # a close code reaches the client only on an open socket
-        await socket.close(_CLOSE.get(error.status, 1011), error.message[:120])
+        reason = error.message.encode()[:REASON_BYTES].decode(errors="ignore")
+        await socket.close(_CLOSE.get(error.status, 1011), reason)
 
 
 def _parse(run_id: str, after: str) -> tuple[UUID, int]:
@@ -122,7 +123,7 @@ def _parse(run_id: str, after: str) -> tuple[UUID, int]:
         key = UUID(run_id)
     except ValueError:
         raise NotFound(f"run {run_id!r} does not exist: it is no run id", run_id=run_id) from None
-    return key, int(after) if after.isdigit() and len(after) < 10 else 0
+    return key, int(after) if after.isascii() and after.isdecimal() and len(after) < 10 else 0
 
 
 async def sse(state: State, tenant: Tenant, run_id: UUID, after: int) -> AsyncIterator[bytes]:
