@@ -216,6 +216,14 @@ async def test_runs_are_listed_page_by_page_without_gap_or_repeat(api: Api) -> N
     assert (await api.http.get("/runs", params={"cursor": "nonsense"})).status_code == 422
 
 
+async def test_a_time_before_1970_is_before_every_run(api: Api) -> None:
+    run = await api.start({"name": "a", "tool": "noop"})
+    for then in ("1960-01-01", "0001-01-01T00:00:00+14:00", "1970-01-01"):
+        for of, found in (("since", [run]), ("until", [])):
+            answer = await api.http.get("/runs", params={of: then})
+            assert [one["id"] for one in answer.json()["items"]] == found, (of, then)
+
+
 async def test_cancel_reaches_an_attempt_in_flight(api: Api, settings: Settings) -> None:
     async with working(settings):
         run = await api.start({"name": "forever"})

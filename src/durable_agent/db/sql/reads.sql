@@ -34,7 +34,7 @@ left join routes t on t.tenant = s.tenant and t.route = s.route
 where s.tenant = %(tenant)s and s.run_id = %(run)s order by s.no;
 
 -- name: list_runs
--- Runs, newest first, by filters and from a cursor. Index: runs_pk backwards, with a filter for a status.
+-- Runs, newest first, by filters and from a cursor; no id is of a time before 1970. Index: runs_pk backwards, with a filter for a status.
 select r.id, r.status, r.goal, r.graph, r.steps_total, r.steps_left, r.last_seq, r.created_at, r.started_at, r.finished_at,
        r.error, case when r.agent is not null and r.root is null then r.lane end as agent, r.calls, r.input_tokens, r.output_tokens, r.microusd
 from runs r
@@ -44,8 +44,8 @@ where r.tenant = %(tenant)s
   and (%(graph)s::text is null or r.graph = %(graph)s::text)
   and (%(agent)s::text is null or (r.lane = %(agent)s::text and r.agent is not null and r.root is null))
   and (%(q)s::text is null or position(lower(%(q)s::text) in lower(coalesce(r.goal, ''))) > 0)
-  and (%(since)s::timestamptz is null or r.id >= uuid_floor(%(since)s::timestamptz))
-  and (%(until)s::timestamptz is null or r.id < uuid_floor(%(until)s::timestamptz))
+  and (%(since)s::timestamptz is null or r.id >= uuid_floor(greatest(%(since)s::timestamptz, 'epoch')))
+  and (%(until)s::timestamptz is null or r.id < uuid_floor(greatest(%(until)s::timestamptz, 'epoch')))
 order by r.id desc limit %(limit)s;
 
 -- name: run_exists
