@@ -12,7 +12,7 @@ import pytest
 
 from durable_agent.db import batch as batch_module
 from durable_agent.db.batch import alone, batch
-from durable_agent.db.pool import Connection
+from durable_agent.db.pool import TRANSIENT, Connection, TooLarge
 from durable_agent.db.pool import Database as Pools
 from durable_agent.errors import LostRace
 from tests.support.postgres import Database
@@ -92,6 +92,40 @@ async def test_the_first_error_is_raised_and_the_connection_serves_on(conn: Conn
             added = await conn.execute("select %s::int + 1", (n,))
             assert (await added.fetchone()) == (n + 1,)
     assert await _marks(conn) == [0, 1, 2]
+
+
+TOO_LARGE = "select repeat('x', 2000000000)"
+
+
+async def test_what_is_too_large_for_postgresql_is_no_outage(conn: Connection) -> None:
+    """psycopg's class for it is that of a lost connection, after which the same would be tried again for ever."""
+
+    async def by_itself() -> None:
+        await conn.execute(TOO_LARGE)
+
+    async def by_a_cursor() -> None:
+        async with conn.cursor() as cursor:
+            await cursor.execute(TOO_LARGE)
+
+    async def in_a_batch() -> None:
+        async with batch(conn) as pipeline:
+            await conn.execute("insert into marks values (1)")
+            await conn.execute(TOO_LARGE)
+            await pipeline.sync()
+
+    for way in (by_itself, by_a_cursor, in_a_batch):
+        with pytest.raises(TooLarge, match="too large") as raised:
+            await way()
+        assert raised.value.sqlstate == "54000"
+        assert not isinstance(raised.value, TRANSIENT)
+    assert await _marks(conn) == []
+
+
+async def test_what_is_too_large_to_be_read_is_no_outage(database: Database) -> None:
+    async with Pools.open(database.url, size=1) as pools:
+        with pytest.raises(TooLarge):
+            async with pools.reading() as conn:
+                await conn.execute(TOO_LARGE)
 
 
 async def test_an_error_that_the_last_sync_brings_is_not_swallowed(conn: Connection) -> None:

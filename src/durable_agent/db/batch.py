@@ -20,7 +20,7 @@ from psycopg import generators, pq
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.waiting import Ready, Wait
 
-from durable_agent.db.pool import Connection, EngineConnection, first_line
+from durable_agent.db.pool import Connection, EngineConnection, first_line, permanent
 from durable_agent.errors import LostRace
 
 # What the function require_rows raises.
@@ -156,7 +156,7 @@ class Batch:
                 if rows._prepares is not None:
                     self.conn.prepared.pop(rows._prepares, None)
                 if first is None and status == pq.ExecStatus.FATAL_ERROR:
-                    first = psycopg.errors.error_from_result(rows.result, encoding="utf-8")
+                    first = permanent(psycopg.errors.error_from_result(rows.result, encoding="utf-8"))
         return first
 
     def _exchange(self, queued: Sequence[tuple[Rows, Any, tuple[Any, ...]]]) -> Any:

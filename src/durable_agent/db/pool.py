@@ -37,6 +37,21 @@ class _Names(PrepareManager):
         yield from super().maintain_gen(conn)
 
 
+class TooLarge(psycopg.DataError):
+    """A value is more than PostgreSQL can hold where it belongs (SQLSTATE class 54): the same would be refused again, always."""
+
+    sqlstate = "54000"
+
+
+def permanent(error: psycopg.Error) -> psycopg.Error:
+    """Return an error as what it is: psycopg counts the limits of class 54 among the errors of operation, as it does an outage."""
+    if not (error.sqlstate or "").startswith("54"):
+        return error
+    refused = TooLarge(first_line(error))
+    refused.__cause__ = error
+    return refused
+
+
 class EngineConnection(AsyncConnection[Any]):
     """A connection whose statements may be gathered (`db.batch`). `prepared` are the names of those that the server knows."""
 
@@ -58,6 +73,15 @@ class EngineConnection(AsyncConnection[Any]):
             raise RuntimeError("a batch is open on this connection: execute on the connection itself")
         return super().cursor(*given, **named)
 
+    async def wait(self, *given: Any, **named: Any) -> Any:
+        """See psycopg. Raises TooLarge for what exceeds a limit of PostgreSQL's; every answer but a batch's comes this way."""
+        try:
+            return await super().wait(*given, **named)
+        except psycopg.OperationalError as error:
+            if (refused := permanent(error)) is error:
+                raise
+            raise refused from error
+
     async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         """Execute a statement, or queue it while a batch is open; its answer is fetched in the same way."""
         if self.batch is not None:
@@ -65,7 +89,7 @@ class EngineConnection(AsyncConnection[Any]):
         return await super().execute(query, params, **options)
 
 
-# Errors after which the same work may be tried again on a new connection.
+# Errors after which the same work may be tried again on a new connection; what is TooLarge is none of them.
 TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InternalError, PoolTimeout, OSError)
 
 
