@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -73,6 +75,37 @@ async def test_every_error_is_a_problem_document(api: Api, method: str, path: st
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["status"] == status
     assert {"type", "title", "detail"} <= answer.json().keys()
+
+
+async def test_every_text_in_an_address_has_a_limit(api: Api) -> None:
+    document = (await api.http.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for one in operation.get("parameters", ()):
+                schemas = one["schema"].get("anyOf", [one["schema"]])
+                for schema in (
+                    schema for schema in schemas if schema.get("type") == "string" and one["in"] != "header"
+                ):
+                    assert schema.keys() & {"maxLength", "format", "enum"}, (method, path, one["name"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/models/p/{}"), ("PUT", "/models/{}/m"), ("DELETE", "/models/p/{}"), ("PUT", "/gates/{}"), ("GET", "/graphs/{}"),
+        ("DELETE", "/keys/{}"), ("POST", "/runs/01890000-0000-7000-8000-000000000000/signals/{}"),
+    ],
+)  # fmt: skip
+async def test_a_name_that_is_too_long_is_the_caller_s_mistake(api: Api, method: str, path: str) -> None:
+    answer = await api.http.request(method, path.format(token_hex(6000)), json={} if method == "PUT" else None)
+    assert (answer.status_code, "retry-after" in answer.headers) == (422, False)
+    assert answer.json()["type"].endswith(":invalid-request")
+
+
+async def test_the_longest_names_are_stored(api: Api) -> None:
+    longest = [quote("".join(chr(0x20000 + int(c, 16)) for c in token_hex(100))) for _ in range(2)]  # of 800 bytes each
+    for path in ("/models/{}/{}", "/gates/{}"):
+        assert (await api.http.put(path.format(*longest), json={})).status_code == 200
 
 
 async def test_dead_letters_refuse_a_cursor_of_another_list(api: Api) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from durable_agent import migrate
@@ -96,7 +96,7 @@ async def create_key(request: Request, who: Admin) -> Response:
 
 
 @router.delete("/keys/{key_id}", status_code=204)
-async def revoke_key(request: Request, key_id: str, who: Admin) -> Response:
+async def revoke_key(request: Request, key_id: Annotated[str, Path(max_length=200)], who: Admin) -> Response:
     """End an API key."""
     async with state_of(request).db.reading() as conn:
         if not await keys.revoke(conn, who.tenant, key_id):

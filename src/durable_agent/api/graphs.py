@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from durable_agent.api.runs import Reader
@@ -29,8 +29,9 @@ async def list_graphs(request: Request, who: Reader) -> Response:
 
 @router.get("/graphs/{name}")
 async def get_graph(
-    request: Request, name: str, who: Reader, version: Annotated[str | None, Query(max_length=64)] = None
-) -> Response:
+    request: Request, name: Annotated[str, Path(max_length=200)], who: Reader,
+    version: Annotated[str | None, Query(max_length=64)] = None,
+) -> Response:  # fmt: skip
     """Return a graph's steps, in its newest version unless another is named."""
     params = {"tenant": who.tenant, "name": name, "version": version}
     async with state_of(request).db.reading() as conn:

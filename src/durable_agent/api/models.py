@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from durable_agent.api.resources import GateRequest, ModelRequest
@@ -13,6 +15,9 @@ from durable_agent.engine import gate, prices
 
 router = APIRouter(tags=["models"])
 
+# Names are keys of an index, which holds no more than some thousand bytes.
+Named = Annotated[str, Path(min_length=1, max_length=200)]
+
 
 @router.get("/models")
 async def list_models(request: Request, who: Reader) -> Response:
@@ -21,7 +26,7 @@ async def list_models(request: Request, who: Reader) -> Response:
 
 
 @router.put("/models/{provider}/{name:path}", openapi_extra=takes(ModelRequest))
-async def set_model(request: Request, provider: str, name: str, who: Operator) -> Response:
+async def set_model(request: Request, provider: Named, name: Named, who: Operator) -> Response:
     """Set the price or the window of a model; workers go by it within half a minute."""
     asked: ModelRequest = parsed(ModelRequest, await body_of(request))
     price = asked.price.model_dump(mode="json", exclude_none=True) if asked.price else None
@@ -32,7 +37,7 @@ async def set_model(request: Request, provider: str, name: str, who: Operator) -
 
 
 @router.delete("/models/{provider}/{name:path}", status_code=204)
-async def drop_model(request: Request, provider: str, name: str, who: Operator) -> Response:
+async def drop_model(request: Request, provider: Named, name: Named, who: Operator) -> Response:
     """Forget what was set of a model: the built-in price holds again."""
     await prices.drop_model(state_of(request).db, who.tenant, provider, name)
     return Response(status_code=204)
@@ -46,7 +51,7 @@ async def list_gates(request: Request, who: Reader) -> Response:
 
 
 @router.put("/gates/{name}", openapi_extra=takes(GateRequest))
-async def set_gate(request: Request, name: str, who: Operator) -> Response:
+async def set_gate(request: Request, name: Named, who: Operator) -> Response:
     """Set what a gate lets the whole fleet take; `provider:anthropic`, say. Null is no limit."""
     asked: GateRequest = parsed(GateRequest, await body_of(request))
     await gate.set_gate(state_of(request).db, who.tenant, name, asked.model_dump())

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from durable_agent.api.runs import Operator, Reader, Writer, body_of, parsed, takes
@@ -103,12 +103,12 @@ async def settle(request: Request, wait_id: UUID, who: Operator) -> Response:
 
 @router.post("/runs/{run_id}/signals/{name}", status_code=202)
 async def send_signal(
-    request: Request, run_id: UUID, name: str, who: Writer,
+    request: Request, run_id: UUID, name: Annotated[str, Path(min_length=1, max_length=MAX_NAME)], who: Writer,
     idempotency_key: Annotated[str | None, Header(max_length=255, min_length=1)] = None,
 ) -> Response:  # fmt: skip
     """Deliver a signal with the body as its payload; one that comes early is kept. The same Idempotency-Key counts once."""
     state, body = state_of(request), await body_of(request)
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+    if not name.isprintable():
         raise InvalidRequest(f"a signal's name has 1 to {MAX_NAME} printable characters", field="name")
     try:
         payload = orjson.loads(body) if body else None
