@@ -24,8 +24,9 @@ GENERATOR = ("npx", "--yes", "-p", "openapi-typescript@7", "-p", "typescript@5.9
 
 
 def render() -> str:
-    """Return the document as it is committed: without the version, which alone would make it another."""
-    document = create_app(Settings(_env_file=None)).openapi()
+    """Return the document as it is committed: with the settings' defaults, and without the version, which alone would make it
+    another."""
+    document = create_app(Settings.model_construct()).openapi()
     document["info"].pop("version")
     return json.dumps({**document, "info": {**document["info"], "version": "0"}}, indent=1, ensure_ascii=False) + "\n"
 

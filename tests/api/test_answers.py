@@ -17,6 +17,7 @@ from durable_agent.api.app import create_app
 from durable_agent.api.document import ANSWERS, RAW
 from durable_agent.settings import Settings
 from tests.support import mcp_servers, story
+from tests.support.postgres import Database
 from tests.support.server import Api, serving, working
 
 SCRIPT = Path(__file__).parents[2] / "scripts/openapi.py"
@@ -68,6 +69,61 @@ def test_an_answer_has_nothing_but_what_is_said(document: dict[str, Any]) -> Non
 def test_the_committed_document_is_the_one_that_is_served_and_the_console_s_types_are_made_from_it() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "--check"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_operation_that_takes_a_body_says_so(document: dict[str, Any]) -> None:
+    without = {
+        (method, path)
+        for method, path, one in operations(document)
+        if method in ("post", "put") and "requestBody" not in one
+    }
+    assert without == {("post", "/tool-servers/{server_id}/discover"), ("post", "/ws-tickets")}
+
+
+async def test_a_body_may_be_left_out_where_the_document_says_so(settings: Settings, document: dict[str, Any]) -> None:
+    async with serving(settings) as api:
+        for method, path, operation in operations(document):
+            body = operation.get("requestBody")
+            if body is None and method in ("get", "delete"):
+                continue
+            place = re.sub(r"\{(?!name|provider)\w+\}", "01890000-0000-7000-8000-000000000000", path)
+            answer = await api.http.request(method, place.replace("{name}", "n").replace("{provider}", "p"))
+            assert (answer.status_code in (400, 422)) == bool(body and body["required"]), (method, path, answer.text)
+
+
+async def test_the_limits_of_the_document_are_those_that_hold(settings: Settings) -> None:
+    given = {
+        "max_body_bytes": 2048,
+        "max_batch_bytes": 4096,
+        "max_steps": 2,
+        "max_depth": 3,
+        "payload_limit_bytes": 1024,
+    }
+    async with serving(settings.model_copy(update=given)) as api:
+        document = (await api.http.get("/openapi.json")).json()
+        assert {name: one["most"] for name, one in document["x-limits"].items()} == {**given, "max_batch_runs": 1000}
+        for path, bytes_ in (("/runs", 2049), ("/runs/batch", 4097)):
+            assert (await api.http.post(path, content=b" " * bytes_)).status_code == 413
+        for steps, input in ((3, None), (1, [[[[1]]]]), (1, "x" * 1023)):
+            body = {"steps": [{**NOOP, "name": f"s{n}"} for n in range(steps)], "input": input}
+            assert (await api.http.post("/runs", json=body)).status_code == 422
+
+
+async def test_each_operation_takes_the_scope_that_the_document_tells(
+    settings: Settings, document: dict[str, Any], database: Database
+) -> None:
+    async with serving(settings) as api:
+        keys = {
+            scope: (await api.http.post("/keys", json={"name": "k", "scopes": [scope]})).json()["key"]
+            for scope in ("read", "write", "operate")
+        }
+    async with serving(settings) as api:
+        for method, path, operation in operations(document):
+            place = re.sub(r"\{(?!name|provider)\w+\}", "01890000-0000-7000-8000-000000000000", path)
+            for scope, key in keys.items():
+                answer = await api.http.request(method, place, content=b"{", headers={"Authorization": f"Bearer {key}"})
+                wanted = operation["security"][0]["key"] if operation["security"] else [scope]
+                assert (answer.status_code == 403) == (wanted != [scope]), (method, path, scope, answer.text)
 
 
 def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:

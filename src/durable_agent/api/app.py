@@ -47,6 +47,10 @@ from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters
 from durable_agent.vault import Vault
 
+ROUTERS = tuple(
+    part.router for part in (runs, effects, waits, graphs, agents, tools, models, admin, stats, tickets, stream)
+)
+
 
 def create_app(settings: Settings, *, on_failure: Callable[[Exception], None] = lambda _: None) -> FastAPI:
     """Return the control plane; its lifespan opens the database and runs bell, hub, submitter and upkeep.
@@ -68,17 +72,8 @@ def create_app(settings: Settings, *, on_failure: Callable[[Exception], None] = 
         responses=problems.RESPONSES,
     )  # fmt: skip
     problems.install(app)
-    app.include_router(runs.router)
-    app.include_router(effects.router)
-    app.include_router(waits.router)
-    app.include_router(graphs.router)
-    app.include_router(agents.router)
-    app.include_router(tools.router)
-    app.include_router(models.router)
-    app.include_router(admin.router)
-    app.include_router(stats.router)
-    app.include_router(tickets.router)
-    app.include_router(stream.router)
+    for router in ROUTERS:
+        app.include_router(router)
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -86,7 +81,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[Exception], None] = 
             {"name": "durable-agent", "version": __version__, "openapi": "/openapi.json", "health": "/healthz"}
         )
 
-    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi(app, settings, ROUTERS)  # type: ignore[method-assign]
     app.add_middleware(Limits, max_body_bytes=settings.max_body_bytes, max_batch_bytes=settings.max_batch_bytes)
     app.add_middleware(Console)
     app.add_middleware(Hosts, allowed=frozenset(settings.allowed_hosts))

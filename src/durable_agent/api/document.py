@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, get_args
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import TypeAdapter
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, TypeAdapter
 
 from durable_agent.api import answers, problems, resource_answers, resources, schemas
+from durable_agent.api.admin import Admin
 from durable_agent.api.answers import Items, Page
+from durable_agent.api.runs import Operator, Reader, Writer
+from durable_agent.settings import Settings
 
 _REF: Final = "#/components/schemas/{model}"
+_ABOUT: Final = (
+    "Submit runs, watch them, control them. Times are RFC 3339 UTC; ids are UUIDv7. What a request may hold at most stands in"
+    " `x-limits`, as this server is set. Events come live over WebSockets: `/ws/RUN?after=SEQ` has a run's, `/ws` the run-level"
+    " ones of all runs."
+)
 REQUESTS: Final = (
     schemas.RunRequest, schemas.BatchRequest, schemas.ControlRequest, schemas.RedriveRequest, schemas.KeyRequest,
     schemas.RespondRequest, schemas.SettleRequest, schemas.ReplayRequest, schemas.BudgetRequest,
@@ -77,27 +87,73 @@ RAW: Final = {
     ("get", "/artifacts/{artifact_id}"): "application/octet-stream",
 }  # fmt: skip
 STREAMED: Final = ("get", "/runs/{run_id}/events")
+# The bodies that may be left out: no reason, no changes, no limits, no payload. A signal's payload is any JSON value.
+WITHOUT_BODY: Final[dict[tuple[str, str], type[BaseModel] | None]] = {
+    ("post", "/runs/{run_id}/cancel"): schemas.ControlRequest,
+    ("post", "/runs/{run_id}/pause"): schemas.ControlRequest,
+    ("post", "/runs/{run_id}/resume"): schemas.ControlRequest,
+    ("post", "/runs/{run_id}/replay"): schemas.ReplayRequest,
+    ("post", "/runs/{run_id}/signals/{name}"): None,
+    ("post", "/waits/{wait_id}/approve"): schemas.ControlRequest,
+    ("post", "/waits/{wait_id}/reject"): schemas.ControlRequest,
+    ("post", "/waits/{wait_id}/respond"): schemas.RespondRequest,
+    ("put", "/models/{provider}/{name}"): resources.ModelRequest,
+    ("put", "/gates/{name}"): resources.GateRequest,
+}
+# The settings that limit what a request may hold.
+LIMITS: Final = ("max_body_bytes", "max_batch_bytes", "max_steps", "max_depth", "payload_limit_bytes")
+# Who may ask, by the dependency that admits him.
+SCOPES: Final = {
+    get_args(who)[1].dependency: scope
+    for who, scope in {Reader: "read", Writer: "write", Operator: "operate", Admin: "admin"}.items()
+}
 
 
-def openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the document, made once."""
+def openapi(app: FastAPI, settings: Settings, routers: Iterable[APIRouter]) -> dict[str, Any]:
+    """Return the document, made once, with the limits of these settings."""
     if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title, version=app.version, routes=app.routes,
-            description="Submit runs, watch them, control them. Times are RFC 3339 UTC; ids are UUIDv7.",
-        )  # fmt: skip
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
+        document["x-limits"] = _limits(settings)
         known = document.setdefault("components", {}).setdefault("schemas", {})
         known["Problem"] = problems.PROBLEM_SCHEMA
         for model in REQUESTS:
             schema = model.model_json_schema(ref_template=_REF)
             known.update(schema.pop("$defs", {}))
             known[model.__name__] = schema
+        _take(document["paths"])
         _answer(document["paths"], known)
         document["components"]["responses"] = _refuse(document["paths"])
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}, {}]
+        _guard(document["paths"], routers)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _limits(settings: Settings) -> dict[str, Any]:
+    """Return what a request may hold at most, each with what it is about."""
+    fields = Settings.model_fields
+    told = {name: {"most": getattr(settings, name), "description": fields[name].description} for name in LIMITS}
+    return {**told, "max_batch_runs": {"most": schemas.MAX_BATCH, "description": "How many runs a batch may have."}}
+
+
+def _take(paths: dict[str, Any]) -> None:
+    """Put the bodies that may be left out into their operations."""
+    for (method, path), model in WITHOUT_BODY.items():
+        schema = (
+            {"$ref": _REF.format(model=model.__name__)} if model is not None else {"description": "Any JSON value."}
+        )
+        paths[path][method]["requestBody"] = {"required": False, "content": {"application/json": {"schema": schema}}}
+
+
+def _guard(paths: dict[str, Any], routers: Iterable[APIRouter]) -> None:
+    """Tell of each operation the scope it takes; without a key everything is allowed while none exists."""
+    for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                scopes = [SCOPES[one.call] for one in route.dependant.dependencies if one.call in SCOPES]
+                for method in route.methods or ():
+                    paths[route.path_format][method.lower()]["security"] = [{"key": scopes}, {}] if scopes else []
 
 
 def _answer(paths: dict[str, Any], known: dict[str, Any]) -> None:
