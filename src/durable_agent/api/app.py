@@ -6,11 +6,12 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from durable_agent import __version__
@@ -21,6 +22,7 @@ from durable_agent.api import (
     graphs,
     models,
     problems,
+    reference,
     runs,
     stats,
     stream,
@@ -78,9 +80,21 @@ def create_app(settings: Settings, *, on_failure: Callable[[Exception], None] = 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
         return reply(
-            {"name": "durable-agent", "version": __version__, "openapi": "/openapi.json", "health": "/healthz"}
+            {
+                "name": "durable-agent",
+                "version": __version__,
+                "openapi": "/openapi.json",
+                "docs": "/docs",
+                "health": "/healthz",
+            }
         )
 
+    page = cache(lambda: reference.page(app.openapi()))
+
+    async def docs(_: Request) -> Response:
+        return reference.answer(page())
+
+    app.add_route("/docs", docs, include_in_schema=False)
     app.openapi = lambda: openapi(app, settings, ROUTERS)  # type: ignore[method-assign]
     app.add_middleware(Limits, max_body_bytes=settings.max_body_bytes, max_batch_bytes=settings.max_batch_bytes)
     app.add_middleware(Console)
