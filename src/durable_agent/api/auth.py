@@ -95,7 +95,8 @@ class Guard:
             if conn.headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
                 return
             raise Forbidden("a browser's request without Origin is not allowed", field="Origin")
-        if origin in self._origins or ((netloc := _netloc(origin)) and netloc == conn.headers.get("host")):
+        own = conn.headers.get("host", "")
+        if origin in self._origins or _netloc(origin) == own:
             return
         raise Forbidden(f"Origin {origin!r} is not allowed; add it to DURABLE_AGENT_ALLOWED_ORIGINS", field="Origin")
 
