@@ -108,7 +108,7 @@ def _operation(document: Schema, method: str, path: str, one: Schema) -> Iterato
             yield f"<p>{_type(content['schema'])} {_soft(escape(media_type))}</p>"
             yield _properties(_looked_up(document, content["schema"]))
     answers = []
-    for status, response in one["responses"].items():
+    for status, response in sorted(one["responses"].items()):
         found = _looked_up(document, response)
         kinds = [f"{_type(c['schema'])} {_soft(escape(m))}" for m, c in found.get("content", {}).items()]
         answers.append((f"<code>{escape(status)}</code>", escape(found["description"]), "<br>".join(kinds)))
