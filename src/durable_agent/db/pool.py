@@ -93,12 +93,6 @@ class EngineConnection(AsyncConnection[Any]):
 TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InternalError, PoolTimeout, OSError)
 
 
-def is_outage(error: BaseException) -> bool:
-    """Tell whether the world failed, and not what was asked for: what is too large for an index is no smaller sent again."""
-    # The driver counts class 54 (program limit exceeded) among the errors of the operation.
-    return isinstance(error, TRANSIENT) and not (getattr(error, "sqlstate", None) or "").startswith("54")
-
-
 def may_be_committed(error: BaseException) -> bool:
     """Tell whether a COMMIT that ended with this error may have taken place: PostgreSQL did not say that it was refused."""
     said = getattr(error, "diag", None)

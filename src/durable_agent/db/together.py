@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from durable_agent.db.batch import once
-from durable_agent.db.pool import Database, is_outage
+from durable_agent.db.pool import TRANSIENT, Database
 
 # What one of these transactions holds, others may wait for.
 MOST: Final = 20
@@ -61,7 +61,7 @@ class Together:
                 await opened.sync()
                 found = [await answer.fetchall() for answer in answers]
         except Exception as error:
-            if len(asked) == 1 or is_outage(error):
+            if len(asked) == 1 or isinstance(error, TRANSIENT):
                 for one in asked:
                     _tell(one.answer, error)
                 return

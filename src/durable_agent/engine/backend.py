@@ -18,7 +18,7 @@ from durable_agent.core.records import DEFAULT_TENANT, FailureClass, Lease, Tena
 from durable_agent.core.text import plain
 from durable_agent.db.arrays import literals
 from durable_agent.db.doorbell import CONTROL, EVENTS, READY, WINDOW_S, Bell, Listener
-from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_outage
+from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line
 from durable_agent.db.sql import load
 from durable_agent.db.together import Together
 from durable_agent.engine import gate
@@ -78,8 +78,10 @@ class PostgresBackend:
         """Exchange; what cannot be stored, or loses to the rows, is settled one by one, and fails its own step alone."""
         try:
             return await exchange(self._db, self._room, outcomes, free=free, solo=solo, bell=self._bell)
+        except TRANSIENT:
+            raise
         except (*UNSTORABLE, LostRace) as error:
-            if not outcomes or is_outage(error):
+            if not outcomes:
                 raise
             if len(outcomes) == 1:
                 return await self._refuse(outcomes[0], error, solo=solo)

@@ -25,7 +25,7 @@ from durable_agent.core.states import IllegalTransition, RunStatus
 from durable_agent.core.turns import Share, priority_rank, share
 from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import EVENTS, Bell
-from durable_agent.db.pool import Connection, Database, is_outage
+from durable_agent.db.pool import TRANSIENT, Connection, Database
 from durable_agent.db.sql import load
 from durable_agent.engine.caps import release
 from durable_agent.engine.claim import Leased, Picked, Step, lease_picked, leased_from, pick, read_records
@@ -168,12 +168,10 @@ async def exchange(
         shares = share(room.turns or room.usual, slots, after=room.round)
         ask = Ask([*outcomes, *strays], slots, shares, solo, bell)
         done = await _settle_and_claim(db, room, ask)
-    except BaseException as error:
-        # What else is raised was refused, and is rolled back.
-        if is_outage(error) or isinstance(error, asyncio.CancelledError):
-            if began_s >= room.unsure_until_s:
-                room.unsure_since_s = began_s
-            room.unsure_until_s = time.monotonic() + UNSURE_S
+    except (*TRANSIENT, asyncio.CancelledError):  # what else is raised was refused, and is rolled back
+        if began_s >= room.unsure_until_s:
+            room.unsure_since_s = began_s
+        room.unsure_until_s = time.monotonic() + UNSURE_S
         raise
     verdicts = done.answer.verdicts[: len(outcomes)]
     return replace(done, answer=replace(done.answer, verdicts=verdicts)) if strays else done

@@ -18,7 +18,7 @@ from durable_agent.core.promotion import Roots, decide_roots
 from durable_agent.core.records import RunId, RunSpec, StepSpec, Tenant
 from durable_agent.db.batch import batch
 from durable_agent.db.doorbell import EVENTS, READY, Bell
-from durable_agent.db.pool import TRANSIENT, Connection, Database, first_line, is_outage, may_be_committed
+from durable_agent.db.pool import TRANSIENT, Connection, Database, TooLarge, first_line, may_be_committed
 from durable_agent.engine.caps import release
 from durable_agent.engine.journal import read_now
 from durable_agent.engine.patience import FEW_STEPS, Patience
@@ -158,11 +158,9 @@ async def _store(
                     await release(conn, [(tenant, agent) for tenant, agent in agents if agent is not None], lifted=True)
                     carried = bell is None or await bell.carry(conn, *_HINTS)
                 committing = True
+    except TooLarge as error:
+        raise PayloadRejected(f"a value of the run is larger than PostgreSQL can hold: {first_line(error)}") from error
     except TRANSIENT as error:
-        if not is_outage(error):
-            raise PayloadRejected(
-                f"a value of the run is larger than PostgreSQL can hold: {first_line(error)}"
-            ) from error
         if committing and may_be_committed(error):
             raise DatabaseUnavailable(
                 f"nobody knows whether the run was stored: {first_line(error)}; send it again with the same Idempotency-Key,"
