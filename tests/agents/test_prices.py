@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable_agent.agents.models import WorkerModels
 from durable_agent.agents.prices import PriceRow, bound_microusd, cost_microusd, price_of, window_tokens
 from durable_agent.flow.model import Usage
 
@@ -97,3 +98,13 @@ def test_a_provider_that_miscounts_its_cache_is_still_charged() -> None:
 def test_windows_come_from_the_table() -> None:
     assert window_tokens("anthropic", "claude-sonnet-4-5") == 200_000
     assert window_tokens("openai", "no-such-model") is None
+
+
+@pytest.mark.parametrize("rate", ["NaN", "Infinity", "-1", "1e30"])
+def test_a_price_that_is_none_is_not_taken(rate: str) -> None:
+    models = WorkerModels.from_env({})
+    row = {"provider": "anthropic", "name": "house", "window_tokens": None}
+    models.set_prices([{**row, "price": {"input_usd": "3", "output_usd": rate}}])
+    assert models.cost_microusd("anthropic", "house", Usage(10, 10)) == (0, "none")
+    models.set_prices([{**row, "price": {"input_usd": "3", "output_usd": "15"}}])
+    assert models.cost_microusd("anthropic", "house", Usage(10, 10)) == (180, "operator")
