@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httpx2
 
 from durable_agent.errors import FatalError, RateLimited, RetryableError, StepError, UnknownOutcome
-from durable_agent.flow.model import Usage
+from durable_agent.flow.model import Usage, counted
 
 # What a provider says of itself rather than of the request: it took too long, it lost a race, it broke while streaming.
 _PASSING: Final = (408, 409, 424, 425)
@@ -76,10 +76,10 @@ def _of_provider(error: Any) -> Failure:
             return Failure(UnknownOutcome, f"the answer was cut off: {error}")
 
 
-def usage_of(told: Any, chars: int = 0) -> Usage:
-    """Return the tokens that a provider told of, at least what so many characters of an answer are."""
-    written = max(told.output_tokens, -(-chars // 4))
-    return Usage(told.input_tokens, written, told.cache_read_tokens, told.cache_write_tokens)
+def usage_of(told: Any, chars: int = 0, who: str = "") -> Usage:
+    """Return the tokens that a provider told of, at least what so many characters of an answer are. See `counted`."""
+    usage = counted(told, who)
+    return replace(usage, output_tokens=max(usage.output_tokens, -(-chars // 4)))
 
 
 def _said(error: Any) -> str:

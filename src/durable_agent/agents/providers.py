@@ -158,7 +158,7 @@ class PydanticAIModel:
         finish = _FINISH.get(reason or "stop", "stop")
         return Reply(
             text or str(details.get("refusal", "")), calls, "tool_calls" if calls and finish == "stop" else finish,
-            usage_of(response.usage), response.model_name or self.name, _raw(response, self.provider),
+            usage_of(response.usage, who=f"{self.provider}:{self.name}"), response.model_name or self.name, _raw(response, self.provider),
         )  # fmt: skip
 
 

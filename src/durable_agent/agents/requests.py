@@ -22,7 +22,8 @@ from durable_agent.core.outcomes import Used
 from durable_agent.errors import FatalError, RetryableError, StepError
 from durable_agent.flow.context import Context
 from durable_agent.flow.effects import Order, Terms
-from durable_agent.flow.llm import MESSAGE_TOKENS, TOOLS_TOKENS, Ear, used_of
+from durable_agent.flow.llm import MESSAGE_TOKENS, TOOLS_TOKENS, Ear, charged_of
+from durable_agent.flow.model import MOST_TOKENS, Usage
 from durable_agent.flow.tools import stand_in
 
 try:
@@ -44,6 +45,7 @@ try:
     from pydantic_ai.models.wrapper import WrapperModel
     from pydantic_ai.profiles.anthropic import ANTHROPIC_THINKING_BUDGET_MAP
     from pydantic_ai.settings import ModelSettings
+    from pydantic_ai.usage import RequestUsage
 except ImportError as missing:
 
     class Missing(FatalError, ImportError):
@@ -113,10 +115,13 @@ class RecordedModel(WrapperModel):
     async def _recorded(
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters, send: Send
     ) -> ModelResponse:  # fmt: skip
-        said = _said(self.model_name, messages, settings, parameters, self._counted)
+        serving = _serving(self.wrapped, settings)
+        # What one of several counted bounds no other's count: nobody knows which will serve.
+        counted = self._counted if len({(one.provider, one.name) for one in serving}) == 1 else {}
+        said = _said(self.model_name, messages, settings, parameters, counted)
         recorded = stand_in(plain_name(f"model.{self.model_name}"))
         try:
-            asking = Asking(self._ctx, said, settings, _serving(self.wrapped, settings), send)
+            asking = Asking(self._ctx, said, settings, serving, send)
             response = await self._ctx.order(recorded, {}, asking.order())
         except StepError as error:
             # The agent's own hooks and fallbacks are to see what the provider said.
@@ -124,7 +129,10 @@ class RecordedModel(WrapperModel):
                 raise error.__cause__ from None
             raise
         loaded: ModelResponse = JSON_CODEC.load(ModelResponse, response)
-        self._counted[said.key] = usage_of(loaded.usage).tokens
+        usage = usage_of(loaded.usage)
+        if usage.input_tokens:
+            written = usage.output_tokens or len(dumps(response))
+            self._counted[said.key] = usage.input_tokens + written
         return loaded
 
 
@@ -148,7 +156,7 @@ class Asking:
 
     def terms(self) -> Terms:
         """See `flow.effects.Order`."""
-        most = self._limit() or max(one.asked_tokens or one.most_tokens or ANSWER_TOKENS for one in self.serving)
+        most = self._most()
         # A fallback over several providers is its own way round the one that is shut.
         gate = f"provider:{self.serving[0].provider}" if len({one.provider for one in self.serving}) == 1 else None
         sent = self.said.most_tokens
@@ -164,7 +172,7 @@ class Asking:
             settings = cast(ModelSettings, {**(settings or {}), "max_tokens": limit})
         self.ears.append(Ear(self.ctx.link, effect, self.serving[0]))
         try:
-            self.response = await self.send(settings, self.ears[-1])
+            self.response = _storable(await self.send(settings, self.ears[-1]))
         except known.ModelAPIError as error:
             raise step_error(error) from error
         return JSON_CODEC.dump(ModelResponse, self.response)
@@ -173,7 +181,11 @@ class Asking:
         """See `flow.effects.Order`."""
         response = self.response or JSON_CODEC.load(ModelResponse, result)
         one = served(self.serving, response.provider_name, response.model_name or "")
-        return used_of(self.ctx.link.models(), one, response.model_name or "", usage_of(response.usage))
+        most = Usage(self._sent(), self._most())
+        return charged_of(
+            self.ctx.link.models(), one, response.model_name or "", usage_of(response.usage), most,
+            said=bool(response.parts),
+        )  # fmt: skip
 
     def partial(self) -> Used | None:
         """See `flow.effects.Order`; what went in is guessed where the provider has not said."""
@@ -181,6 +193,14 @@ class Asking:
             return None
         self.ears[-1].used = replace(heard, input_tokens=heard.input_tokens or self.said.guess_tokens)
         return self.ears[-1].so_far()
+
+    def _sent(self) -> int:
+        """Return how many tokens go in at most, or are guessed to where only the provider knows."""
+        return self.said.guess_tokens if self.said.most_tokens is None else self.said.most_tokens
+
+    def _most(self) -> int:
+        """Return how many tokens the answer has at most."""
+        return self._limit() or max(one.asked_tokens or one.most_tokens or ANSWER_TOKENS for one in self.serving)
 
     def _limit(self) -> int | None:
         """Return the limit to send, which makes the bound true and small; None to leave the settings as they are."""
@@ -254,6 +274,19 @@ def served(serving: Sequence[Serving], provider: str | None, answered: str) -> S
     return max(named, key=lambda one: len(one.name)) if named else of_provider[0]
 
 
+def _storable(response: ModelResponse) -> ModelResponse:
+    """Return a response without what is no count in its usage, which would not be stored."""
+    usage = usage_of(response.usage, who=f"{response.provider_name}:{response.model_name}")
+    same = all(getattr(response.usage, name) == count for name, count in usage.to_json().items())
+    if same and all(type(count) is int and abs(count) <= MOST_TOKENS for count in response.usage.details.values()):
+        return response
+    kept = RequestUsage(
+        input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+    )  # fmt: skip
+    return replace(response, usage=kept)
+
+
 def _thinking_tokens(settings: Mapping[str, Any]) -> int:
     """Return how many tokens one of Anthropic's models is asked to think at most."""
     match settings:
@@ -309,10 +342,11 @@ def _said(
 
 def _offered(parameters: ModelRequestParameters) -> list[Any]:
     """Return what goes in beside the messages: tools, the form of the output, instructions."""
-    tools = (*parameters.function_tools, *parameters.output_tools)
+    tools, form = (*parameters.function_tools, *parameters.output_tools), parameters.output_object
     return [
         [[one.name, one.description, one.parameters_json_schema, one.return_schema] for one in tools],
-        parameters.output_object.json_schema if parameters.output_object else None,
+        [form.json_schema, form.name, form.description] if form else None,
+        parameters.prompted_output_template or None,
         [part.content for part in parameters.instruction_parts or ()],
     ]
 

@@ -12,11 +12,13 @@ A conversation is a list of messages, each a JSON object:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 Message = Mapping[str, Any]
 Finish = Literal["stop", "length", "tool_calls", "refused"]
+# More than any call takes in or gives out: what is said to be more is no count.
+MOST_TOKENS: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call. `input_tokens` counts all that went in, the cached ones included."""
+    """Tokens of one call. `input_tokens` counts all that went in, the cached ones included. 0: nobody told."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -54,6 +56,19 @@ class Usage:
     def to_json(self) -> dict[str, int]:
         """Return it as JSON."""
         return asdict(self)
+
+
+def counted(told: Any, who: str = "") -> Usage:
+    """Return a usage as it was told, but for what is no count: below 0, above all sense, no whole number. That is taken as
+    not told, and logged with `who` told it."""
+    said = {one.name: getattr(told, one.name, 0) for one in fields(Usage)}
+    wrong = {name: found for name, found in said.items() if type(found) is not int or not 0 <= found <= MOST_TOKENS}
+    if wrong and who:
+        from durable_agent.telemetry import logger  # a child process, which asks no model, goes without it
+
+        log = logger("llm")
+        log.warning("usage_is_no_count", model=who, told={name: repr(found)[:60] for name, found in wrong.items()})
+    return Usage(**{**said, **dict.fromkeys(wrong, 0)})
 
 
 @dataclass(frozen=True, slots=True)
