@@ -7,17 +7,19 @@ import json
 from typing import Any
 
 import pytest
-from mcp_types import CallToolResult
+from mcp_types import CallToolResult, ListToolsResult
 
 from durable_agent import Context, step, tool
+from durable_agent.agents import mcp_connection
 from durable_agent.agents.mcp import InputRequired, Server, Sessions, TaskPending
+from durable_agent.agents.mcp_pause import State, pending
 from durable_agent.core.records import EffectState
 from durable_agent.egress import Egress
 from durable_agent.errors import FatalError, RateLimited, RetryableError, UnknownOutcome
 from durable_agent.flow.steps import Step
 from durable_agent.testing import run_in_memory
 from tests.support.mcp_calls import call
-from tests.support.mcp_servers import World, a_tool, offering, serving
+from tests.support.mcp_servers import World, a_tool, listing, offering, serving
 
 
 @pytest.mark.parametrize(
@@ -194,3 +196,69 @@ async def test_a_task_is_asked_for_by_its_id_from_any_worker(sessions: Sessions)
     async with Sessions(egress=Egress(allow=["127.0.0.1"])) as late:
         with pytest.raises(RetryableError):
             await late.poll(Server("depot", port), "task-0")
+
+
+def following(cursor: str | None) -> str:
+    """Return a cursor that was not given before."""
+    return str(int(cursor or 0) + 1)
+
+
+async def test_the_pages_of_a_list_are_one_list() -> None:
+    def page(cursor: str | None) -> ListToolsResult:
+        number = int(cursor or 0)
+        return ListToolsResult(tools=[a_tool(f"t{number}")], next_cursor=following(cursor) if number < 4 else None)
+
+    async with listing(page) as url, Sessions(egress=Egress(allow=["127.0.0.1"])) as sessions:
+        found = await sessions.offered(Server("depot", url))
+        assert [tool.name for tool in found.tools] == ["t0", "t1", "t2", "t3", "t4"]
+
+
+async def test_a_list_that_leads_back_to_one_of_its_pages_is_refused() -> None:
+    def page(cursor: str | None) -> ListToolsResult:
+        return ListToolsResult(tools=[], next_cursor={None: "a", "a": "b"}.get(cursor, "a"))
+
+    async with listing(page) as url, Sessions(egress=Egress(allow=["127.0.0.1"])) as sessions:
+        with pytest.raises(FatalError, match="'depot' lists its tools in a circle"):
+            await sessions.offered(Server("depot", url))
+
+
+async def test_a_list_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_connection, "MAX_TOOLS", 20)
+    async with (
+        listing(lambda cursor: ListToolsResult(tools=[], next_cursor=following(cursor))) as url,
+        Sessions(egress=Egress(allow=["127.0.0.1"])) as sessions,
+    ):
+        with pytest.raises(FatalError, match="'depot' lists its tools without end: 20 pages of"):
+            await sessions.offered(Server("depot", url))
+
+
+async def test_all_pages_of_a_list_weigh_no_more_than_one_answer_may() -> None:
+    def page(cursor: str | None) -> ListToolsResult:
+        return ListToolsResult(tools=[a_tool(f"t{cursor}", "x" * 3_000_000)], next_cursor=following(cursor))
+
+    async with listing(page) as url, Sessions(egress=Egress(allow=["127.0.0.1"])) as sessions:
+        with pytest.raises(FatalError, match="without end: 6 pages of 18"):
+            await sessions.offered(Server("depot", url))
+
+
+async def test_a_list_has_one_time_limit_for_all_of_it_and_for_all_who_wait() -> None:
+    asked: list[str | None] = []
+
+    def page(cursor: str | None) -> ListToolsResult:
+        asked.append(cursor)
+        return ListToolsResult(tools=[], next_cursor=following(cursor))
+
+    async with listing(page) as url, Sessions(egress=Egress(allow=["127.0.0.1"]), timeout_s=1.0) as sessions:
+        server = Server("depot", url)
+        looking = [sessions.offered(server), call(sessions, server, "read"), call(sessions, server, "read")]
+        ended = await asyncio.gather(*looking, return_exceptions=True)
+        assert {type(one) for one in ended} == {RetryableError}
+        assert {str(one) for one in ended} == {
+            "MCP server 'depot' does not come to the end of its tools within 1 s"
+        }  # fmt: skip
+        assert len(asked) > 1
+
+
+@pytest.mark.parametrize(("asks_ms", "after_s"), [(10**400, 3600.0), (-(10**400), 0.1), (2500, 2.5)], ids=range(3))
+def test_a_server_says_when_to_ask_again_within_reason(asks_ms: int, after_s: float) -> None:
+    assert pending(State(task_id="t", status="working", poll_interval_ms=asks_ms)).poll_after_s == after_s

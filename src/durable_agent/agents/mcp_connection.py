@@ -69,6 +69,7 @@ class Connection:
         self.why_unopened = f"MCP server {name!r}: the worker is closing"
         self._gone = gone
         self._client: Client
+        self._timeout_s: float
         self._busy = 0
         self._retired = False
         self._idle: asyncio.TimerHandle | None = None
@@ -98,6 +99,7 @@ class Connection:
             message_handler=self._heard, extensions=[Tasks()], cache=None,
             client_info=types.Implementation(name="durable-agent", version=version("durable-agent")),
         )  # fmt: skip
+        self._timeout_s = timeout_s
         self._client = await stack.enter_async_context(client)
         if server.url is None and not self._modern:
             self.turn = asyncio.Lock()
@@ -187,26 +189,52 @@ class Connection:
         self.offer = None
 
     async def look(self, recheck_s: float) -> Discovery:
-        """Return what the server offers; asked again after a change it told of, and when the answer is too old."""
-        async with self._looking:
-            if self.offer is not None and time.monotonic() - self._looked_at < recheck_s:
-                return self.offer
-            changes, started, tools = self._changes, time.monotonic(), []
-            cursor: str | None = None
-            while True:
-                try:
-                    with self._heard_out():
-                        page = await self._client.list_tools(cursor=cursor, cache_mode="bypass")
-                except (MCPError, ValidationError) as error:
-                    raise self.unopened(error) from error
-                tools += page.tools
-                cursor = page.next_cursor
-                if cursor is None or len(tools) > MAX_TOOLS:
-                    break
-            offer = offered(self.name, self._client, tools)
-            if changes == self._changes:
-                self.offer, self._looked_at = offer, started
-            return offer
+        """Return what the server offers; asked again after a change it told of, and when the answer is too old.
+
+        Raises RetryableError when it does not end in time, whoever asks; FatalError for a list that has no end.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s) as cut, self._looking:
+                if self.offer is not None and time.monotonic() - self._looked_at < recheck_s:
+                    return self.offer
+                changes, started = self._changes, time.monotonic()
+                offer = offered(self.name, self._client, await self._listed())
+                if changes == self._changes:
+                    self.offer, self._looked_at = offer, started
+                return offer
+        except TimeoutError:
+            if not cut.expired():
+                raise
+            raise RetryableError(
+                f"MCP server {self.name!r} does not come to the end of its tools within {self._timeout_s:g} s"
+            ) from None
+
+    async def _listed(self) -> list[types.Tool]:
+        """Return the tools on all pages of the server's list."""
+        tools: list[types.Tool] = []
+        cursors: set[str | None] = {None}
+        cursor, size = None, 0
+        while True:
+            try:
+                with self._heard_out():
+                    page = await self._client.list_tools(cursor=cursor, cache_mode="bypass")
+            except (MCPError, ValidationError) as error:
+                raise self.unopened(error) from error
+            tools += page.tools
+            cursor, size = page.next_cursor, size + len(page.model_dump_json())
+            if cursor is None or len(tools) > MAX_TOOLS:
+                return tools
+            if cursor in cursors:
+                raise FatalError(
+                    f"MCP server {self.name!r} lists its tools in a circle: a page leads back to one before"
+                )
+            cursors.add(cursor)
+            # Each page is for a tool at least, and all of them together for what one answer may weigh.
+            if len(cursors) > MAX_TOOLS or size > MAX_ANSWER_BYTES:
+                raise FatalError(
+                    f"MCP server {self.name!r} lists its tools without end: {len(cursors) - 1} pages of {size} bytes, "
+                    f"{len(tools)} tools, and more to come"
+                )
 
     async def call(
         self, tool: str, arguments: Any, meta: types.RequestParamsMeta, timeout_s: float, answers: Sequence[Mapping[str, Any]]

@@ -16,6 +16,8 @@ from durable_agent.errors import FatalError
 
 TASKS = "io.modelcontextprotocol/tasks"
 POLL_S = 5.0
+# Whatever the server asks for: a task that nobody asks for again is one that nobody hears of.
+MAX_POLL_S = 3600.0
 
 
 class InputRequired(Exception):
@@ -128,5 +130,5 @@ class Tasks(ClientExtension):
 
 def pending(task: Created | State) -> TaskPending:
     """Return what to raise for a task that is not done."""
-    asked = POLL_S if task.poll_interval_ms is None else task.poll_interval_ms / 1000
-    return TaskPending(task.task_id, max(0.1, asked))
+    asked = POLL_S if (ms := task.poll_interval_ms) is None else min(max(100, ms), MAX_POLL_S * 1000) / 1000
+    return TaskPending(task.task_id, asked)
