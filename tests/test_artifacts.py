@@ -6,6 +6,7 @@ import hashlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -13,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from durable_agent.artifacts import Artifacts, StoreUnavailable
 from durable_agent.core.events import dumps
-from durable_agent.core.large import is_reference
+from durable_agent.core.large import KEY, is_reference
 from durable_agent.errors import FatalError, NotFound
 
 
@@ -61,6 +62,27 @@ async def test_a_small_value_that_looks_like_a_replaced_one_is_itself_again(stor
     kept = orjson.loads(await store.keep(dumps(disguised), inline_bytes=1000))
     assert is_reference(kept)
     assert await store.whole(kept) == disguised
+
+
+@pytest.mark.parametrize("value", [{"$artifact": "a" * 64, "bytes": 1}, {"bytes": 10**18, "$artifact": "a" * 64}])
+async def test_what_only_looks_like_a_reference_is_whole_again(store: Artifacts, value: Any) -> None:
+    theirs = await store.put(b'"somebody else\'s"')
+    value = {**value, "$artifact": theirs}
+    for _ in range(2):  # one that stands for another, too
+        kept = orjson.loads(await store.keep(orjson.dumps(value), inline_bytes=100_000))
+        assert kept[KEY] != theirs
+        assert await store.whole(kept) == value
+        value = kept
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"$artifact": "abc", "bytes": 1}, {"$artifact": "a" * 64, "bytes": "1"}, {"$artifact": "A" * 64, "bytes": 1},
+     {"$artifact": "a" * 64, "bytes": True}, {"$artifact": 1, "bytes": 1}, {"$artifact": "a" * 64}],
+)  # fmt: skip
+async def test_what_no_store_makes_is_no_reference(store: Artifacts, value: Any) -> None:
+    assert await store.keep(orjson.dumps(value), inline_bytes=100) == orjson.dumps(value)
+    assert await store.whole(value) == value
 
 
 async def test_what_is_not_there_is_named(store: Artifacts) -> None:

@@ -16,7 +16,9 @@ import orjson
 from durable_agent.core.large import KEY, is_reference
 from durable_agent.errors import FatalError, NotFound, OutsideError
 
-_LIKE_A_REFERENCE: Final = f'{{"{KEY}":'.encode()  # canonical JSON has its keys in order, and this one comes first
+_MARKED: Final = orjson.dumps(KEY)
+# Before its mark, a reference has its size at most, whatever the order of its keys.
+_MARKED_BYTES: Final = 64
 
 
 class StoreUnavailable(OutsideError):
@@ -68,8 +70,11 @@ class Artifacts:
         return content
 
     async def keep(self, text: bytes, *, inline_bytes: int) -> bytes:
-        """Return JSON that may go into a row: canonical JSON itself, or what stands for it when it is larger."""
-        if len(text) <= inline_bytes and not text.startswith(_LIKE_A_REFERENCE):
+        """Return JSON that may go into a row: the text itself, or what stands for it when it is larger.
+
+        So is a value that only looks like a reference: what a tool returns must not be taken for one of ours.
+        """
+        if len(text) <= inline_bytes and not (_MARKED in text[:_MARKED_BYTES] and is_reference(orjson.loads(text))):
             return text
         return orjson.dumps({KEY: await self.put(text), "bytes": len(text)}, option=orjson.OPT_SORT_KEYS)
 
