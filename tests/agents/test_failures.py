@@ -73,3 +73,11 @@ def test_what_else_may_fail(error: Exception, kind: type[StepError]) -> None:
 
 def test_a_mistake_of_ours_is_no_providers_failure() -> None:
     assert failure_of(KeyError("x")) is None
+
+
+def test_what_a_provider_says_can_be_stored() -> None:
+    said = known.ModelHTTPError(400, "m", {"error": {"message": "no \ud800\x00" + "x" * 5000}})
+    message = str(step_error(said))
+    assert message.encode()
+    assert "\x00" not in message
+    assert len(message) < 600

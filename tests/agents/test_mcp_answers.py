@@ -7,12 +7,13 @@ import json
 from typing import Any
 
 import pytest
-from mcp_types import CallToolResult, ListToolsResult
+from mcp_types import CallToolResult, ListToolsResult, TextContent
 
 from durable_agent import Context, step, tool
 from durable_agent.agents import mcp_connection
 from durable_agent.agents.mcp import InputRequired, Server, Sessions, TaskPending
 from durable_agent.agents.mcp_pause import State, pending
+from durable_agent.agents.mcp_result import content
 from durable_agent.core.records import EffectState
 from durable_agent.egress import Egress
 from durable_agent.errors import FatalError, RateLimited, RetryableError, UnknownOutcome
@@ -262,3 +263,12 @@ async def test_a_list_has_one_time_limit_for_all_of_it_and_for_all_who_wait() ->
 @pytest.mark.parametrize(("asks_ms", "after_s"), [(10**400, 3600.0), (-(10**400), 0.1), (2500, 2.5)], ids=range(3))
 def test_a_server_says_when_to_ask_again_within_reason(asks_ms: int, after_s: float) -> None:
     assert pending(State(task_id="t", status="working", poll_interval_ms=asks_ms)).poll_after_s == after_s
+
+
+def test_what_a_tool_says_can_be_stored() -> None:
+    text = TextContent(type="text", text="a\ud83d\ude00\ud800")
+    assert content(CallToolResult(content=[text]), "depot", 100) == "a\U0001f600\ufffd"
+    structured = CallToolResult(content=[], structured_content={"a": ["\ud800"]})
+    assert content(structured, "depot", 100) == {"a": ["\ufffd"]}
+    with pytest.raises(FatalError, match="\ufffd"):
+        content(CallToolResult(content=[text], is_error=True), "depot", 100)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import httpx2
+import orjson
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
@@ -37,6 +39,14 @@ async def test_an_answer_comes_in_pieces_and_whole(stub: ProviderStub, model: Ch
     assert "0.25" in body
     assert "77" in body
     assert SECRET not in body + repr(model)
+
+
+async def test_an_answer_with_half_a_character_can_be_stored(stub: ProviderStub, model: ChatModel) -> None:
+    stub.script(Answer("a \ud800 b \U0001f600", [Call("look_up", {"q": "x\ude00"}, "a")]))
+    with suppress(RetryableError):  # a library may not read such an answer
+        reply, _ = await ask(model, Request(ASKED, [LOOK]))
+        assert reply.text == "a \ufffd b \U0001f600"
+        assert orjson.dumps(reply.to_json())
 
 
 async def test_usage_counts_what_was_cached(stub: ProviderStub, model: ChatModel, provider: str) -> None:

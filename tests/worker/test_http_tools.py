@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 
 from durable_agent.core.outcomes import Failed, InDoubt, Outcome, Succeeded
@@ -96,8 +97,37 @@ async def test_a_manual_call_that_could_not_be_sent_is_tried_again(server: Serve
     assert outcome.failure.value == "transient"
 
 
+@pytest.mark.parametrize(
+    ("charset", "body", "said"),
+    [("utf-7", "no: +2AA-", "no: \ufffd"), ("utf-7", "+2D3eAA-", "\U0001f600"), ("hex", "no", "no"), ("zlib", "no", "no"),
+     ("utf-8", "a\x00b", "a\ufffdb")],
+)  # fmt: skip
+async def test_what_a_receiver_says_can_be_stored(server: Server, charset: str, body: str, said: str) -> None:
+    server.says("400 Bad", body, f"Content-Type: text/plain; charset={charset}")
+    outcome = await call(server.port)
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.value == "invalid_input"
+    assert outcome.message.endswith(f"HTTP 400: {said}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "output"),
+    [
+        ("text/plain; charset=utf-7", "+2AA-", "\ufffd"),
+        ("application/json", r'{"a\ud800": ["\ud83d\ude00", "\ude00", 1]}', {"a\ufffd": ["\U0001f600", "\ufffd", 1]}),
+    ],
+)
+async def test_what_a_receiver_returns_can_be_stored(server: Server, kind: str, body: str, output: Any) -> None:
+    server.says("200 OK", body, f"Content-Type: {kind}")
+    outcome = await call(server.port, "manual")
+    assert isinstance(outcome, Succeeded)
+    assert orjson.loads(outcome.output) == output
+
+
 def test_retry_after_is_a_number_or_a_date() -> None:
     assert retry_after_s("3.5") == 3.5
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
     assert retry_after_s("soon") is None
     assert retry_after_s(None) is None
+    assert [retry_after_s(said) for said in ("1e999", "nan", "-3")] == [3600.0, 0.0, 0.0]
+    assert retry_after_s("Fri, 31 Dec 9999 23:59:59 GMT") == 3600.0

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import httpx2
 
+from durable_agent.core.text import plain
 from durable_agent.errors import FatalError, RateLimited, RetryableError, StepError, UnknownOutcome
 from durable_agent.flow.model import Usage, counted
 
@@ -26,7 +27,7 @@ class Failure:
 
     def error(self, who: str) -> StepError:
         """Return it as an error of who failed."""
-        return self.kind(f"{who}: {self.message}", retry_after_s=self.retry_after_s)
+        return self.kind(plain(f"{who}: {self.message}"), retry_after_s=self.retry_after_s)
 
 
 def failure_of(error: Exception) -> Failure | None:

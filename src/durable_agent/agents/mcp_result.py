@@ -7,6 +7,7 @@ from typing import Any
 import mcp_types as types
 
 from durable_agent.core.events import dumps
+from durable_agent.core.text import storable, whole
 from durable_agent.errors import FatalError
 
 MAX_RESULT_BYTES = 256 * 1024
@@ -24,10 +25,11 @@ def content(result: types.CallToolResult, server: str, limit_bytes: int) -> Any:
     if result.structured_content is None:
         return _cut(text, limit_bytes)
     try:
-        structured = dumps(result.structured_content)
+        kept = storable(result.structured_content)
+        structured = dumps(kept)
     except TypeError as error:
         raise Unusable(f"MCP server {server!r} did it, but its result cannot be kept: {error}") from None
-    return result.structured_content if len(structured) <= limit_bytes else _cut(structured.decode(), limit_bytes)
+    return kept if len(structured) <= limit_bytes else _cut(structured.decode(), limit_bytes)
 
 
 def _part(part: types.ContentBlock) -> str:
@@ -47,7 +49,7 @@ def _part(part: types.ContentBlock) -> str:
 
 
 def _cut(text: str, limit_bytes: int) -> str:
-    raw = text.encode(errors="replace")
+    raw = whole(text).encode()
     if len(raw) <= limit_bytes:
-        return text
+        return raw.decode()
     return f"{raw[:limit_bytes].decode(errors='ignore')}\n[cut: {limit_bytes} of {len(raw)} bytes]"

@@ -22,6 +22,7 @@ import orjson
 from durable_agent.agents import prices
 from durable_agent.agents.failures import failure_of, usage_of
 from durable_agent.agents.offline import tokens_of
+from durable_agent.core.text import storable, whole
 from durable_agent.errors import FatalError, RetryableError, StepError, UnknownOutcome
 from durable_agent.flow.http import HEADER
 from durable_agent.flow.model import Finish, Listener, Message, Reply, Request, ToolCall, ToolSpec, Usage
@@ -147,7 +148,7 @@ class PydanticAIModel:
         names = {_wire_name(tool.name): tool.name for tool in request.tools}
         text = "".join(part.content for part in response.parts if isinstance(part, TextPart))
         calls = tuple(
-            ToolCall(part.tool_call_id, names.get(part.tool_name, part.tool_name), _arguments(part.args))
+            ToolCall(whole(part.tool_call_id), whole(names.get(part.tool_name, part.tool_name)), _arguments(part.args))
             for part in response.parts
             if isinstance(part, ToolCallPart)
         )
@@ -157,8 +158,8 @@ class PydanticAIModel:
             raise UnknownOutcome(f"{self.provider}:{self.name} ended its answer without saying why")
         finish = _FINISH.get(reason or "stop", "stop")
         return Reply(
-            text or str(details.get("refusal", "")), calls, "tool_calls" if calls and finish == "stop" else finish,
-            usage_of(response.usage, who=f"{self.provider}:{self.name}"), response.model_name or self.name, _raw(response, self.provider),
+            whole(text or str(details.get("refusal", ""))), calls, "tool_calls" if calls and finish == "stop" else finish,
+            usage_of(response.usage, who=f"{self.provider}:{self.name}"), whole(response.model_name or self.name), _raw(response, self.provider),
         )  # fmt: skip
 
 
@@ -348,7 +349,7 @@ def _raw(response: ModelResponse, provider: str) -> Any:
 
     if all(isinstance(p, TextPart | ToolCallPart) and not p.provider_details and not p.id for p in response.parts):
         return None
-    dumped = orjson.loads(ModelMessagesTypeAdapter.dump_json([response], exclude_none=True))[0]
+    dumped = storable(ModelMessagesTypeAdapter.dump_python([response], mode="json", exclude_none=True)[0])
     return {"provider": provider, "response": {name: dumped[name] for name in _KEPT if name in dumped}}
 
 
@@ -373,9 +374,10 @@ def _wire_name(name: str) -> str:
 def _arguments(written: Any) -> Any:
     """Return a call's arguments as an object, or what the model wrote when that is none."""
     if not isinstance(written, str):
-        return written or {}
+        return storable(written or {})
+    written = whole(written)
     try:
-        read = orjson.loads(written or b"{}")
+        read = orjson.loads(written or "{}")
     except orjson.JSONDecodeError:
         return written
     return read if isinstance(read, dict) else written

@@ -19,6 +19,7 @@ from pydantic_core import to_jsonable_python
 from durable_agent.agents.failures import failure_of, usage_of
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.outcomes import Used
+from durable_agent.core.text import storable
 from durable_agent.errors import FatalError, RetryableError, StepError
 from durable_agent.flow.context import Context
 from durable_agent.flow.effects import Order, Terms
@@ -175,7 +176,7 @@ class Asking:
             self.response = _storable(await self.send(settings, self.ears[-1]))
         except known.ModelAPIError as error:
             raise step_error(error) from error
-        return JSON_CODEC.dump(ModelResponse, self.response)
+        return storable(JSON_CODEC.dump(ModelResponse, self.response))
 
     def used(self, result: Any) -> Used:
         """See `flow.effects.Order`."""

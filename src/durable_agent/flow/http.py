@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 
 from durable_agent.core.records import RetryPolicy
+from durable_agent.core.retry import RETRY_AFTER_CAP_S
+from durable_agent.core.text import plain, storable, whole
 from durable_agent.errors import FatalError, RateLimited, RetryableError, UnknownOutcome
 from durable_agent.flow.context import Context
 from durable_agent.flow.tools import Effect, Tool, tool
@@ -53,23 +55,32 @@ def result_of(answer: httpx2.Response) -> Any:
         case 429 | 503:
             raise RateLimited(said, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
         case status if status >= 500:
-            raise UnknownOutcome(f"{said}: {answer.text[:300]}")
+            raise UnknownOutcome(f"{said}: {plain(_text(answer), 300)}")
         case status if status >= 300:
-            raise FatalError(f"{said}: {answer.text[:300]}")
+            raise FatalError(f"{said}: {plain(_text(answer), 300)}")
         case _:
             kind = answer.headers.get("content-type", "")
-            return answer.json() if "json" in kind and answer.content else answer.text
+            return storable(answer.json()) if "json" in kind and answer.content else _text(answer)
+
+
+def _text(answer: httpx2.Response) -> str:
+    """Return the text of an answer, which names what it is encoded in: that may be anything, and make halves of characters."""
+    try:
+        return whole(answer.text)
+    except Exception:  # codecs that are for no text have errors of their own
+        return answer.content.decode(errors="replace")
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, given as a number or as a date; None for none or nonsense."""
+    """Return the seconds that a Retry-After header asks for, given as a number or as a date, an hour at most; None for
+    none or nonsense."""
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        return min(max(0.0, float(value)), RETRY_AFTER_CAP_S)
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        return min(max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()), RETRY_AFTER_CAP_S)
     except (TypeError, ValueError):
         return None
