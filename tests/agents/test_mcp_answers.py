@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from mcp.server import Server as Serving
 from mcp_types import CallToolResult, ListToolsResult, TextContent
 
 from durable_agent import Context, step, tool
@@ -20,7 +23,7 @@ from durable_agent.errors import FatalError, RateLimited, RetryableError, Unknow
 from durable_agent.flow.steps import Step
 from durable_agent.testing import run_in_memory
 from tests.support.mcp_calls import call
-from tests.support.mcp_servers import World, a_tool, listing, offering, serving
+from tests.support.mcp_servers import World, a_tool, listening, offering, serving
 
 
 @pytest.mark.parametrize(
@@ -197,6 +200,17 @@ async def test_a_task_is_asked_for_by_its_id_from_any_worker(sessions: Sessions)
     async with Sessions(egress=Egress(allow=["127.0.0.1"])) as late:
         with pytest.raises(RetryableError):
             await late.poll(Server("depot", port), "task-0")
+
+
+@asynccontextmanager
+async def listing(page: Callable[[str | None], ListToolsResult]) -> AsyncIterator[str]:
+    """Yield the URL of a server that lists its tools by pages, whatever they are."""
+
+    async def listed(ctx: Any, params: Any) -> ListToolsResult:
+        return page(params.cursor if params is not None else None)
+
+    async with listening(Serving("Paging", on_list_tools=listed).streamable_http_app()) as url:
+        yield url
 
 
 def following(cursor: str | None) -> str:

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,17 +282,6 @@ async def offering(*tools: types.Tool, answer: types.CallToolResult | None = Non
 
     server = Server("Hostile", on_list_tools=listed, on_call_tool=called)
     async with listening(server.streamable_http_app()) as url:
-        yield url
-
-
-@asynccontextmanager
-async def listing(page: Callable[[str | None], types.ListToolsResult]) -> AsyncIterator[str]:
-    """Yield the URL of a server that lists its tools by pages, whatever they are."""
-
-    async def listed(ctx: Any, params: Any) -> types.ListToolsResult:
-        return page(params.cursor if params is not None else None)
-
-    async with listening(Server("Paging", on_list_tools=listed).streamable_http_app()) as url:
         yield url
 
 
