@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,6 +14,7 @@ from durable_agent.errors import InvalidRequest
 from durable_agent.hosting import default_data_dir
 
 Names = Annotated[tuple[str, ...], NoDecode]
+_ENCODE: Final = "; characters like @ : / % in a user or password are written as %40 %3A %2F %25"
 
 
 def _named(variable: str, default: Any, description: str, **limits: Any) -> Any:
@@ -50,7 +51,7 @@ class Settings(BaseSettings):
     artifacts: str = Field(
         "", description="Where large results and files go: a folder, or s3://…, gs://…, az://…. Empty: beside the data."
     )
-    queues: Names = Field(("default",), description="The queues a worker serves, separated by commas.")
+    queues: Names = Field(("default",), description="The queues a worker serves, separated by commas.", min_length=1)
 
     lease_ttl_s: float = Field(30.0, description="How long a lease lives without a heartbeat; seconds.", ge=1, le=3600)
     beat_s: float = Field(6.0, description="How often a worker's heart beats; seconds.", gt=0, le=600)
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
         30.0, description="How often a worker asks for work unhinted, besides the tick's look; seconds.", gt=0, le=60
     )
     drain_grace_s: float = Field(
-        25.0, description="How long steps may go on after SIGTERM before they are given back; seconds.", ge=0
+        25.0, description="How long steps may go on after SIGTERM before they are given back; seconds.", ge=0, le=86_400
     )
     suspicion: bool = Field(True, description="Shorten the leases of a worker whose liveness session is gone.")
     suspicion_s: float = Field(0.4, description="What is left of a suspected worker's leases; seconds.", gt=0, le=60)
@@ -74,12 +75,16 @@ class Settings(BaseSettings):
     max_crashes: int = Field(
         3, description="After how many lost leases a step is sealed as a poison pill.", ge=1, le=100_000
     )
-    deadline_s: float = Field(3600.0, description="The hard end of an attempt that brings no deadline; seconds.", gt=0)
+    deadline_s: float = Field(
+        3600.0, description="The hard end of an attempt that brings no deadline; seconds.", gt=0, le=31_536_000
+    )
 
     pool_size: int = Field(4, description="How many connections a worker's pool holds.", ge=2, le=100)
     api_pool_size: int = Field(8, description="How many connections each of the API's two pools holds.", ge=2, le=200)
-    statement_timeout_s: float = Field(30.0, description="The longest a statement may take; seconds.", gt=0)
-    retention_days: int = Field(30, description="How long ended runs are kept; days, 0: for ever.", ge=0)
+    statement_timeout_s: float = Field(
+        30.0, description="The longest a statement may take; seconds.", ge=0.001, le=86_400
+    )
+    retention_days: int = Field(30, description="How long ended runs are kept; days, 0: for ever.", ge=0, le=36_500)
 
     max_body_bytes: int = Field(1_048_576, description="The largest request body; bytes.", ge=1024)
     max_batch_bytes: int = Field(33_554_432, description="The largest body of POST /runs/batch; bytes.", ge=1024)
@@ -129,6 +134,23 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value
 
+    @field_validator("database_url", "database_direct_url")
+    @classmethod
+    def _leads_somewhere(cls, value: str | None) -> str | None:
+        if value is not None and (fault := _fault_of_url(value)):
+            raise ValueError(fault)
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _at_home(cls, value: Path | None) -> Path | None:
+        return None if value is None else _absolute(value)
+
+    @field_validator("artifacts")
+    @classmethod
+    def _folder_at_home(cls, value: str) -> str:
+        return value if not value or "://" in value else str(_absolute(Path(value)))
+
     @property
     def direct_url(self) -> str | None:
         """The URL for connections that no pooler may stand before."""
@@ -169,7 +191,9 @@ def read_settings(**given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         variable = variable_of(str(first["loc"][0]))
-        raise InvalidRequest(f"setting {variable}: {first['msg']}", field=variable) from None
+        raise InvalidRequest(
+            f"setting {variable}: {first['msg'].removeprefix('Value error, ')}", field=variable
+        ) from None
 
 
 def variable_of(name: str) -> str:
@@ -187,6 +211,33 @@ def render_env_example() -> str:
     for name, field in Settings.model_fields.items():
         lines += [f"# {field.description}", f"{variable_of(name)}={_shown(field.default)}", ""]
     return "\n".join(lines)
+
+
+def _absolute(path: Path) -> Path:
+    """Return a folder as every process has to see it, wherever that stands and whoever's home it is."""
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _fault_of_url(url: str) -> str | None:
+    """Return what is wrong with a connection string, in words that hold nothing of it: it has a password."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    _, is_url, rest = url.partition("?")[0].partition("://")
+    authority, _, path = rest.partition("/")
+    try:
+        found = conninfo_to_dict(url)
+    except psycopg.Error:
+        return f"it is neither a URL (postgresql://…) nor a connection string (host=… dbname=…){_ENCODE}"
+    ports = [port for port in str(found.get("port") or "").split(",") if port]
+    if not all(port.isdigit() and 0 < int(port) < 65_536 for port in ports):
+        return f"its port is no number from 1 to 65535{_ENCODE}"
+    if is_url and (authority.count("@") > 1 or "@" in path):
+        return f"it has an @ too many{_ENCODE}"
+    return None
 
 
 def _shown(value: Any) -> str:
