@@ -11,7 +11,7 @@ url = context.config.attributes.get("url") or os.environ.get("DATABASE_DIRECT_UR
 
 def connect() -> psycopg.Connection:
     """Return a connection whose weeks are UTC's: the server's own zone may have days of 23 hours."""
-    made = psycopg.connect(url, autocommit=True)
+    made = psycopg.connect(url, autocommit=True, client_encoding="utf8")
     made.execute("set timezone = 'UTC'")
     made.autocommit = False
     return made

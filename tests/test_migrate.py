@@ -13,6 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from durable_agent import migrate
+from durable_agent.cli.processes import require_schema
 from durable_agent.embedded import ROLE
 from durable_agent.errors import DatabaseUnavailable, SchemaMismatch
 
@@ -85,6 +86,8 @@ def test_a_newer_schema_is_left_alone(empty: str) -> None:
         conn.execute("update alembic_version set version_num = '9999'")
     with pytest.raises(SchemaMismatch, match="newer than this code's"):
         migrate.upgrade(empty)
+    with pytest.raises(SchemaMismatch, match=r"9999, .*: upgrade durable-agent"):
+        require_schema(empty)
     assert migrate.current(empty) == "9999"
 
 
@@ -118,3 +121,37 @@ def test_a_database_of_the_first_schema_is_brought_to_this_one_with_its_runs(emp
         weeks = "select count(*) from pg_inherits where inhparent = %s::regclass"
         assert conn.execute(weeks, ("effects",)).fetchone() == conn.execute(weeks, ("runs",)).fetchone()
         conn.execute("select drop_ended_partitions(now() - interval '30 days')")
+
+
+def test_what_it_says_does_not_hang_on_the_shells_encoding(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "SQL_ASCII")
+    assert migrate.upgrade(empty) == migrate.head()
+    assert migrate.check(empty) == migrate.SchemaState(migrate.head(), migrate.head())
+
+
+@pytest.fixture
+def guest(empty: str, admin_url: str) -> Iterator[str]:
+    """The URL of a role that may do nothing in a migrated database."""
+    migrate.upgrade(empty)
+    role = f"g_{uuid4().hex[:16]}"
+    with psycopg.connect(admin_url, autocommit=True) as conn:
+        conn.execute(f"create role {role} login password 'guest'".encode())
+        yield make_conninfo(empty, user=role, password="guest")
+        with psycopg.connect(empty, autocommit=True) as owner:
+            owner.execute(f"revoke all on all tables in schema public from {role}".encode())
+        conn.execute(f"drop role {role}".encode())
+
+
+def test_a_role_without_rights_is_told_so_and_no_migration_is_blamed(guest: str) -> None:
+    for asked in (migrate.check, migrate.upgrade):
+        with pytest.raises(DatabaseUnavailable, match=r"refuses its role.*permission denied"):
+            asked(guest)
+
+
+def test_a_role_that_may_only_read_is_no_engines(guest: str, empty: str) -> None:
+    role = conninfo_to_dict(guest)["user"]
+    with psycopg.connect(empty, autocommit=True) as conn:
+        conn.execute(f"grant select on all tables in schema public to {role}".encode())
+    assert migrate.check(guest) == migrate.SchemaState(migrate.head(), migrate.head(), usable=False)
+    with pytest.raises(SchemaMismatch, match="may not write"):
+        require_schema(guest)

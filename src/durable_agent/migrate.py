@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
@@ -17,20 +17,37 @@ from durable_agent.errors import DatabaseUnavailable, SchemaMismatch
 
 # Any constant will do, so long as every version uses the same one.
 _LOCK: Final = 4_837_261_905
+# Null where a table is not there, as before the migration that makes it.
+_USABLE: Final = (
+    "select bool_and(has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert')"
+    " and has_table_privilege(c.oid, 'update')) from pg_class c"
+    " where c.oid in (to_regclass('runs'), to_regclass('steps'), to_regclass('queue'), to_regclass('workers'))"
+)
 _REVISION: Final = re.compile(r'^revision = "(\w+)"', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """The revision a database has and the one this code was made for."""
+    """The revision a database has and the one this code was made for; `usable`: whether our role may write its tables."""
 
     current: str | None
     head: str
+    usable: bool = True
 
     @property
     def ok(self) -> bool:
         """Whether the code and the schema fit."""
         return self.current == self.head
+
+    @property
+    def newer(self) -> bool:
+        """Whether the database has a schema that this code does not know."""
+        return self.current is not None and self.current not in revisions()
+
+    @property
+    def advice(self) -> str:
+        """What to do when they do not fit."""
+        return "upgrade durable-agent" if self.newer else "run `durable-agent migrate`"
 
 
 def scripts() -> Path:
@@ -61,14 +78,31 @@ def current(url: str) -> str | None:
 def check(url: str) -> SchemaState:
     """Return how the database's schema stands to this code. Raises DatabaseUnavailable."""
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as conn:
+        with _connected(url) as conn:
             row = conn.execute("select to_regclass('alembic_version')").fetchone()
             if row is None or row[0] is None:
                 return SchemaState(None, head())
             current = conn.execute("select version_num from alembic_version").fetchone()
-            return SchemaState(current[0] if current else None, head())
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {first_line(error)}") from error
+            usable = conn.execute(_USABLE).fetchone()
+            return SchemaState(current[0] if current else None, head(), usable is None or usable[0] is not False)
+    except psycopg.Error as error:
+        raise _unavailable(error) from error
+
+
+def _connected(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url, autocommit=True, connect_timeout=10, client_encoding="utf8")
+
+
+def _unavailable(error: psycopg.Error) -> DatabaseUnavailable:
+    """Return the error that one of PostgreSQL stands for, in words that are true of it."""
+    match error:
+        case psycopg.errors.InsufficientPrivilege():
+            what = "refuses its role; use the one that owns the schema"
+        case psycopg.OperationalError():
+            what = "cannot be reached"
+        case _:
+            what = "cannot be used"
+    return DatabaseUnavailable(f"PostgreSQL {what}: {first_line(error)}")
 
 
 def upgrade(url: str) -> str:
@@ -78,10 +112,10 @@ def upgrade(url: str) -> str:
     than this code, or refuses a statement (the whole migration is then undone); DatabaseUnavailable.
     """
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as lock:
+        with _connected(url) as lock:
             lock.execute("select pg_advisory_lock(%s)", (_LOCK,))
             state = check(url)
-            if state.current is not None and state.current not in revisions():
+            if state.newer:
                 raise SchemaMismatch(
                     f"the database has schema {state.current}, newer than this code's"
                     f" {state.head}; upgrade durable-agent"
@@ -89,20 +123,25 @@ def upgrade(url: str) -> str:
             if not state.ok:
                 _run_alembic(url)
             return state.head
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {first_line(error)}") from error
     except psycopg.Error as error:
-        raise SchemaMismatch(
-            f"the migration failed and changed nothing: {first_line(error)};"
-            " give durable-agent a database of its own, whose owner it is"
-        ) from error
+        raise _unavailable(error) from error
 
 
 def _run_alembic(url: str) -> None:
     from alembic import command
     from alembic.config import Config
+    from sqlalchemy.exc import DBAPIError
 
     config = Config()
     config.set_main_option("script_location", str(scripts()))
     config.attributes["url"] = url
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except (psycopg.Error, DBAPIError) as error:
+        found = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(found, psycopg.OperationalError):
+            raise _unavailable(found) from error
+        raise SchemaMismatch(
+            f"the migration failed and changed nothing: {first_line(found or error)};"
+            " give durable-agent a database of its own, whose owner it is"
+        ) from error

@@ -370,7 +370,11 @@ async def setup(direct_url: str) -> None:
     """
     try:
         async with await AsyncConnection.connect(
-            direct_url, autocommit=True, row_factory=dict_row, application_name="durable-agent langgraph"
+            direct_url,
+            autocommit=True,
+            row_factory=dict_row,
+            application_name="durable-agent langgraph",
+            client_encoding="utf8",
         ) as conn:
             await _locked(conn)
             await conn.execute("create schema if not exists langgraph")

@@ -166,6 +166,8 @@ class Database:
         try:
             async with self.read.connection() as conn:
                 yield conn
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise DatabaseUnavailable(f"PostgreSQL refuses its role: {first_line(error)}") from error
         except TRANSIENT as error:
             raise DatabaseUnavailable(f"PostgreSQL cannot be reached: {first_line(error)}") from error
 
@@ -223,6 +225,7 @@ def _kwargs(application: str) -> dict[str, Any]:
         "autocommit": True,
         "prepare_threshold": None,  # until it is known who answers
         "application_name": f"durable-agent {application}",
+        "client_encoding": "utf8",  # whatever PGCLIENTENCODING says
         "connect_timeout": 10,
         "keepalives_idle": 10,
         "keepalives_interval": 5,

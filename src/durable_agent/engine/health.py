@@ -58,7 +58,7 @@ async def examine(
     schema = await asyncio.to_thread(migrate.check, url)
     findings = [
         _finding("schema", schema.ok, f"revision {schema.current}",
-                 f"run `durable-agent migrate` to reach {schema.head}", Level.FAIL)
+                 f"{schema.advice}: this code needs {schema.head}", Level.FAIL)
     ]  # fmt: skip
     if not schema.ok:
         return findings

@@ -96,7 +96,7 @@ class Heart:
                 with psycopg.connect(
                     self._url, autocommit=True, prepare_threshold=None, application_name="durable-agent heart",
                     connect_timeout=5, keepalives_idle=5, keepalives_interval=2, keepalives_count=3, tcp_user_timeout=10_000,
-                    options="-c statement_timeout=5000",
+                    options="-c statement_timeout=5000", client_encoding="utf8",
                 ) as conn:  # fmt: skip
                     direct = not is_pooled_sync(conn)
                     failures = 0
