@@ -20,7 +20,8 @@ RUN pip install --no-cache-dir --no-index --find-links /wheels hatchling \
 FROM python:3.11-slim
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links /wheels durable-agent \
- && useradd --system --create-home --uid 10001 durable-agent
+ && useradd --system --create-home --uid 10001 durable-agent \
+ && install -d -o durable-agent -g durable-agent /var/lib/durable-agent/artifacts
 USER durable-agent
 WORKDIR /home/durable-agent
 ENV PYTHONUNBUFFERED=1 DURABLE_AGENT_LOG_FORMAT=json

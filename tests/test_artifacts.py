@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from durable_agent.artifacts import Artifacts, StoreUnavailable
 from durable_agent.core.events import dumps
 from durable_agent.core.large import KEY, is_reference
-from durable_agent.errors import FatalError, NotFound
+from durable_agent.errors import InvalidRequest, NotFound, RetryableError
 
 
 @pytest.fixture
@@ -88,7 +88,8 @@ async def test_what_no_store_makes_is_no_reference(store: Artifacts, value: Any)
 async def test_what_is_not_there_is_named(store: Artifacts) -> None:
     with pytest.raises(NotFound, match="0" * 64):
         await store.get("0" * 64)
-    with pytest.raises(FatalError, match="0" * 64):
+    # A worker that looks elsewhere than its fellows is mended by its operator, and the step then goes on.
+    with pytest.raises(RetryableError, match=f"{'0' * 64}.*DURABLE_AGENT_ARTIFACTS"):
         await store.whole({"$artifact": "0" * 64, "bytes": 1})
 
 
@@ -115,3 +116,9 @@ async def test_a_store_that_cannot_be_reached_is_said(monkeypatch: pytest.Monkey
             monkeypatch.setenv(name, value)
         with pytest.raises(StoreUnavailable, match="refuses"):
             await Artifacts("s3://artifacts").put(b"x")
+
+
+@pytest.mark.parametrize("place", ["/proc/durable-agent/artifacts", "s3://", "ftp://host/folder"])
+def test_a_place_that_cannot_be_is_refused_by_its_setting(place: str) -> None:
+    with pytest.raises(InvalidRequest, match="DURABLE_AGENT_ARTIFACTS"):
+        Artifacts(place)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from durable_agent.core.large import KEY, is_reference
-from durable_agent.errors import FatalError, NotFound, OutsideError
+from durable_agent.errors import InvalidRequest, NotFound, OutsideError, RetryableError
 
 _MARKED: Final = orjson.dumps(KEY)
 # Before its mark, a reference has its size at most, whatever the order of its keys.
@@ -31,13 +31,19 @@ class Artifacts:
     """A content-addressed store at a folder, or at a URL that obstore knows (s3://, gs://, az://)."""
 
     def __init__(self, place: str) -> None:
+        """Raises InvalidRequest for a place that cannot be: no such kind of store, no bucket, no folder to be made."""
+        from obstore.exceptions import BaseError
         from obstore.store import LocalStore, from_url
 
         self.place = place
-        if "://" in place:
-            self._store: Any = from_url(place)
-        else:
-            self._store = LocalStore(Path(place).expanduser(), mkdir=True)
+        try:
+            if "://" in place:
+                self._store: Any = from_url(place)
+            else:
+                self._store = LocalStore(Path(place).expanduser(), mkdir=True)
+        except (BaseError, OSError, ValueError) as error:
+            text = f"setting DURABLE_AGENT_ARTIFACTS: {place} cannot hold artifacts: {_line(error)}"
+            raise InvalidRequest(text, field="DURABLE_AGENT_ARTIFACTS") from None
 
     async def put(self, content: bytes) -> str:
         """Return the content's SHA-256 once it is stored. Raises StoreUnavailable."""
@@ -62,7 +68,8 @@ class Artifacts:
             found = await get_async(self._store, _path(digest))
             content = bytes(await found.bytes_async())
         except (NotFoundError, FileNotFoundError):
-            raise NotFound(f"artifact {digest} is not in the store {self.place}", artifact=digest) from None
+            text = f"artifact {digest} is not in the store {self.place}: DURABLE_AGENT_ARTIFACTS is the same for API and workers"
+            raise NotFound(text, artifact=digest) from None
         except (BaseError, OSError) as error:
             raise StoreUnavailable(f"the artifact store {self.place} refuses: {_line(error)}") from error
         if hashlib.sha256(content).hexdigest() != digest:
@@ -79,13 +86,13 @@ class Artifacts:
         return orjson.dumps({KEY: await self.put(text), "bytes": len(text)}, option=orjson.OPT_SORT_KEYS)
 
     async def whole(self, value: Any) -> Any:
-        """Return a value as it was before `keep`. Raises FatalError when its content is gone."""
+        """Return a value as it was before `keep`. Raises RetryableError when its content is not there: see where workers look."""
         if not is_reference(value):
             return value
         try:
             return orjson.loads(await self.get(value[KEY]))
         except NotFound as error:
-            raise FatalError(error.message) from error
+            raise RetryableError(error.message) from error
 
 
 def _path(digest: str) -> str:
