@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
+import socket
 from pathlib import Path
 
 import httpx2
@@ -160,5 +162,46 @@ def test_the_demo_kills_a_worker_and_its_run_completes() -> None:
         assert "kill -9 worker-" in said
         assert "step.lease_lost" in said
         assert "The run is completed" in said
+        assert "; another attempt finished it." in said
         assert bool(re.search(r"^console  http://\S+/runs/[0-9a-f-]{36}$", said, re.MULTILINE)) is built()
         assert system.pids() == {}
+
+
+def test_a_taken_port_is_refused_before_anything_is_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, folder() as data:
+        port = taken.getsockname()[1]
+        for what in ("up", "demo"):
+            with started(what, data_dir=data, port=port) as system:
+                assert system.process.wait(60) == 2
+                system.until(f"durable-agent: port {port}", "choose another --port")
+        assert list(data.iterdir()) == []
+
+
+def test_a_shortage_of_descriptors_passes_and_what_died_meanwhile_is_started_again() -> None:
+    with folder() as data, started("up", data_dir=data) as system:
+        run, pid = start_run(system), system.process.pid
+        system.until("worker_started", times=2)
+        postgres = system.pid_of("/postgres -D")
+        worker = min(p for p, line in system.pids().items() if "durable_agent worker" in line)
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        for victim in (worker, postgres):
+            os.kill(victim, signal.SIGKILL)
+        system.until("postgres_down")
+        system.until("child_ended", "not started")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        system.until("postgres_restarted")
+        system.until("worker_started", times=3)
+        assert completes(system, run)
+        assert system.end(signal.SIGTERM) == 0
+
+
+def test_the_shells_variables_about_another_server_are_not_the_systems() -> None:
+    others = {
+        "PGSERVICE": "elsewhere", "PGSSLMODE": "require", "PGHOSTADDR": "192.0.2.1", "PGTZ": "Nowhere/AtAll",
+        "PGREQUIREAUTH": "none", "PGCLIENTENCODING": "LATIN1",
+    }  # fmt: skip
+    with folder() as data, started("up", data_dir=data, **others) as system:
+        assert completes(system, start_run(system, {"steps": [{"name": "noop"}]}))
+        doctor = command("doctor", "--data-dir", str(data), "--json", **others)
+        assert doctor.code == 0, doctor.err + doctor.out
+        assert system.end(signal.SIGTERM) == 0

@@ -44,6 +44,7 @@ from durable_agent.engine.reap import Upkeep
 from durable_agent.engine.submit import Submitter
 from durable_agent.engine.weeks import begin_weeks
 from durable_agent.errors import DurableAgentError, Forbidden, InvalidRequest
+from durable_agent.hosting import bound
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 from durable_agent.telemetry import Counters
@@ -207,23 +208,16 @@ class Limits:
         await self._app(scope, replay, send)
 
 
-async def serve(settings: Settings, *, on_port: Callable[[int], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then end in order. `on_port` is told the port once it is bound.
+async def serve(
+    settings: Settings, *, on_port: Callable[[int], None] | None = None, sock: socket.socket | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, then end in order. `on_port` is told the port once it is bound, if `sock` is not already.
 
     Raises Forbidden rather than bind another address than loopback while no API key exists; DurableAgentError when it
     could not start, or one of its loops ended: who watches over the process starts it again.
     """
     await _check_bind(settings)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Named by its protocol: else asyncio leaves Nagle on, and every answer takes 40 ms.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((settings.host, settings.port))
-    except OSError as error:
-        sock.close()
-        text = f"port {settings.port} on {settings.host} cannot be bound: {error.strerror}; choose another --port"
-        raise InvalidRequest(text, field="PORT") from None
+    sock = sock or bound(settings.host, settings.port)
     if on_port is not None:
         on_port(sock.getsockname()[1])
     failures: list[Exception] = []

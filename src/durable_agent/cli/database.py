@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from durable_agent.engine.deploy import Mismatch, check_deploy
 from durable_agent.errors import FatalError, InvalidRequest, NotFound
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.tools import arguments_for
-from durable_agent.hosting import default_data_dir
+from durable_agent.hosting import default_data_dir, without_libpq_variables
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 
@@ -37,12 +37,17 @@ def url_for(settings: Settings) -> Iterator[tuple[str, str]]:
         yield settings.database_url, settings.direct_url or settings.database_url
         return
     directory = settings.data_dir or default_data_dir()
-    if not (directory / "postgres").exists():
+    without_libpq_variables()
+    try:
+        there = (directory / "postgres").exists()
+        postgres = EmbeddedPostgres(directory)
+        running = postgres.running() if there else None
+    except OSError as error:
+        raise InvalidRequest(f"{directory} cannot be read: {error}", field="--data-dir") from None
+    if not there:
         raise InvalidRequest(
             f"no database: {directory} holds none; set DATABASE_URL or give --data-dir", field="DATABASE_URL"
         )
-    postgres = EmbeddedPostgres(directory)
-    running = postgres.running()
     if running is not None:
         yield running.url, running.url
         return
@@ -73,7 +78,7 @@ def run_shown(url: str, run_id: UUID) -> dict[str, Any]:
     return asyncio.run(work())
 
 
-async def run_events(url: str, direct_url: str, run_id: UUID, after: int) -> AsyncIterator[dict[str, Any]]:
+async def run_events(url: str, direct_url: str, run_id: UUID, after: int) -> AsyncGenerator[dict[str, Any]]:
     """Yield a run's events to its end; what its models are saying meanwhile is not part of the history."""
     async with Database.open(url, direct_url, size=2) as db:
         listener = Listener(db, [EVENTS])

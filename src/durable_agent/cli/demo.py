@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -99,7 +100,8 @@ async def _show(out: Console, running: Stack) -> tuple[str, bool]:
 async def _watch(out: Console, running: Stack, tree: RunTree) -> tuple[list[dict[str, Any]], str]:
     """Follow the run to its end; return its events, and what was done to whom on the way."""
     seen: list[dict[str, Any]] = []
-    killed = ""
+    victim: str | None = None
+    finished = False
     live = Live(tree, console=out, refresh_per_second=10) if out.is_terminal else contextlib.nullcontext()
     with live:
         async for event in events(running.url, tree.run["id"]):
@@ -107,22 +109,38 @@ async def _watch(out: Console, running: Stack, tree: RunTree) -> tuple[list[dict
             tree.apply(event)
             if not out.is_terminal:
                 out.print(line_of(event))
+            if event["step"] != VICTIM_STEP:
+                continue
             # Its first word of progress: the step is being worked on at this moment.
-            if not killed and event["step"] == VICTIM_STEP and event["type"] == "step.emitted":
-                victim = _kill(running, seen)
-                out.print(f"  kill -9 {victim}, which is running {VICTIM_STEP}", style="bold red")
-                killed = f"{victim} was killed (SIGKILL) in the middle of {VICTIM_STEP}; another attempt finished it."
-    return seen, killed
+            if victim is None and event["type"] == "step.emitted":
+                victim = await asyncio.to_thread(_kill, running, seen)
+                what = f"kill -9 {victim}, which is running" if victim else "nobody is killed: no worker of ours runs"
+                out.print(f"  {what} {VICTIM_STEP}", style="bold red")
+            elif victim and event["type"] == "step.succeeded":
+                claims = [
+                    e["data"]["claim_no"] for e in seen if e["type"] == "step.claimed" and e["step"] == VICTIM_STEP
+                ]
+                finished = claims[-1] > 1
+    if not victim:
+        return seen, "No worker of ours was in the middle of it, so none was killed."
+    then = "another attempt finished it" if finished else "it had finished already"
+    return seen, f"{victim} was killed (SIGKILL) in the middle of {VICTIM_STEP}; {then}."
 
 
 def _kill(running: Stack, seen: list[dict[str, Any]]) -> str:
-    """Kill the worker that runs the victim step, and return its name."""
+    """Kill the worker that runs the victim step, and return its name; nobody, and empty, unless it is surely one of ours."""
     claim = next(e for e in reversed(seen) if e["type"] == "step.claimed" and e["step"] == VICTIM_STEP)
-    child = next(child for child in running.workers if child.name == claim["data"]["worker"])
-    name = f"{child.name} (pid {child.pid})"
-    if child.pid is not None:
-        os.kill(child.pid, signal.SIGKILL)
-    return name
+    name = claim["data"]["worker"]
+    listed = call(running.url, "GET", "/workers")["items"]
+    sessions = [one for one in listed if one["worker"] == name and one["state"] not in ("stopped", "lost")]
+    # Another system on the same database has workers of the same names.
+    places = [(one["host"], one["os_pid"]) for one in sessions]
+    child = next((c for c in running.workers if c.pid and places == [(socket.gethostname(), c.pid)]), None)
+    if child is None or child.pid is None:
+        return ""
+    pid = child.pid
+    os.kill(pid, signal.SIGKILL)
+    return f"{child.name} (pid {pid})"
 
 
 def _where_to_look(out: Console, running: Stack, run_id: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -29,10 +31,17 @@ app.command("tail")(start.tail)
 
 def main() -> None:
     """Run a command; an error of ours ends it with one line and its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its number
     try:
         app()
-    except (DurableAgentError, ExceptionGroup) as error:
+    except (DurableAgentError, ExceptionGroup, BrokenPipeError) as error:
         first = innermost(error)
+        if isinstance(first, BrokenPipeError):
+            # Who read our output has gone, as `head` does; what is still in the buffer has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         if not isinstance(first, DurableAgentError):
             raise
         print("durable-agent: " + "\n".join(map(shown, first.message.splitlines())), file=sys.stderr)
@@ -108,11 +117,12 @@ def api(
     host: Annotated[str | None, typer.Option(help="The address to bind.")] = None,
     port: Annotated[int | None, typer.Option(help="The port.")] = None,
     database_url: DatabaseUrl = None,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="A socket that is bound already.")] = None,
 ) -> None:
     """Run the API."""
     from durable_agent.cli.processes import api_process
 
-    api_process(settings_for(database_url, None, host=host, port=port))
+    api_process(settings_for(database_url, None, host=host, port=port), fd)
 
 
 @app.command()
@@ -182,11 +192,12 @@ def check_deploy(
     from dataclasses import asdict
 
     from durable_agent.cli.database import deploy_mismatches, url_for
-    from durable_agent.cli.processes import registry_of
+    from durable_agent.cli.processes import registry_of, require_schema
 
     settings = settings_for(database_url, data_dir)
     registry = registry_of(modules, settings)
-    with url_for(settings) as (url, _):
+    with url_for(settings) as (url, direct_url):
+        require_schema(direct_url)
         looked, found = asyncio.run(deploy_mismatches(url, registry))
     if as_json:
         print_json({"open_steps": looked, "mismatches": [{**asdict(one), "run_id": str(one.run_id)} for one in found]})

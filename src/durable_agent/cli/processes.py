@@ -104,14 +104,16 @@ async def _until_left(settings: Settings, modules: Sequence[str]) -> None:
         os._exit(0)
 
 
-def api_process(settings: Settings) -> None:
-    """Run the API until SIGTERM or SIGINT."""
+def api_process(settings: Settings, fd: int | None = None) -> None:
+    """Run the API until SIGTERM or SIGINT, on a socket that was handed down where there is one."""
     from durable_agent.api.app import serve
 
     configure_logging(settings.log_level, settings.log_format)
     if settings.direct_url is not None:
         require_schema(settings.direct_url)
-    run(serve(settings, on_port=lambda port: log.info("listening", url=f"http://{settings.host}:{port}")))
+    Artifacts(settings.artifacts_place)  # what cannot be is said in a line, before anything listens
+    sock = None if fd is None else socket.socket(fileno=fd)
+    run(serve(settings, on_port=lambda port: log.info("listening", url=f"http://{settings.host}:{port}"), sock=sock))
 
 
 def require_schema(direct_url: str) -> None:
@@ -119,8 +121,10 @@ def require_schema(direct_url: str) -> None:
     state = migrate.check(direct_url)
     if not state.ok:
         raise SchemaMismatch(
-            f"the schema is {state.current or 'missing'}, this code needs {state.head}: run `durable-agent migrate`"
+            f"the schema is {state.current or 'missing'}, this code needs {state.head}: {state.advice}"
         )
+    if not state.usable:
+        raise SchemaMismatch("its role may not write the schema's tables: use the one that owns them")
 
 
 def registry_of(modules: Sequence[str], settings: Settings) -> Registry:

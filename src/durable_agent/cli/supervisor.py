@@ -24,7 +24,7 @@ from durable_agent.api.console import built
 from durable_agent.cli.processes import DEMO, checkpoint_tables, dying_with, until_registered
 from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.errors import DurableAgentError, InvalidRequest, OutsideError
-from durable_agent.hosting import default_data_dir
+from durable_agent.hosting import bound, default_data_dir, without_libpq_variables
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 from durable_agent.telemetry import logger
@@ -55,6 +55,7 @@ class Child:
     process: asyncio.subprocess.Process | None = None
     failures: int = 0
     last_line: bytes = b""
+    inherits: tuple[int, ...] = ()
     _voice: asyncio.Task[None] | None = None
 
     @property
@@ -68,7 +69,7 @@ class Child:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "durable_agent", *self.arguments, env={**os.environ, **self.environment},
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            preexec_fn=dying_with(os.getpid()), start_new_session=True,
+            preexec_fn=dying_with(os.getpid()), start_new_session=True, pass_fds=self.inherits,
         )  # fmt: skip
         assert self.process.stdout is not None
         self._voice = asyncio.create_task(self._pass_on(self.process.stdout))
@@ -158,14 +159,20 @@ class Stack:
         """Start a child, and again whenever it ended, until cancelled."""
         while True:
             started_s = time.monotonic()
-            await child.start()
-            code = await child.wait()
+            try:
+                await child.start()
+                code = await child.wait()
+                how = ending(code)
+            except (
+                Exception
+            ) as error:  # no process is to be had, or no descriptor: who gave up here would leave it dead for ever
+                code, how = 1, f"not started: {error}"
             child.failures = 0 if time.monotonic() - started_s > SETTLED_S else child.failures + 1
             if not self._hopeless.done() and (code == _USAGE or child.failures >= EARLY_FAILURES):
-                self._hopeless.set_exception(_hopeless(child, code))
+                self._hopeless.set_exception(_hopeless(child, code, how))
                 return
             pause_s = 0.0 if child.failures == 0 else min(10.0, 0.25 * 2.0**child.failures)
-            log.warning("child_ended", name=child.name, how=ending(code), restart_in_s=pause_s)
+            log.warning("child_ended", name=child.name, how=how, restart_in_s=pause_s)
             await asyncio.sleep(pause_s)
 
     async def _keep_postgres(self, postgres: EmbeddedPostgres) -> None:
@@ -175,8 +182,8 @@ class Stack:
             try:
                 if await asyncio.to_thread(postgres.ensure):
                     log.warning("postgres_restarted")
-            except OutsideError as error:
-                log.warning("postgres_down", error=error.message)
+            except Exception as error:  # as above: whatever it was, it may have passed at the next look
+                log.warning("postgres_down", error=str(error) or type(error).__name__)
 
     async def _until_ready(self) -> None:
         try:
@@ -195,11 +202,11 @@ class Stack:
         await ended(self._tasks)
 
 
-def _hopeless(child: Child, code: int) -> DurableAgentError:
+def _hopeless(child: Child, code: int, how: str) -> DurableAgentError:
     said = child.last_line.decode(errors="replace").removeprefix("durable-agent: ")
     if code == _USAGE:
         return InvalidRequest(f"{child.name} cannot start: {said}")
-    return DurableAgentError(f"{child.name} ended {child.failures} times while starting ({ending(code)}): {said}")
+    return DurableAgentError(f"{child.name} ended {child.failures} times while starting ({how}): {said}")
 
 
 async def _until_answered(url: str) -> None:
@@ -218,9 +225,22 @@ def ending(code: int) -> str:
 
 @contextlib.asynccontextmanager
 async def stack(settings: Settings, *, workers: int, modules: Sequence[str] = ()) -> AsyncIterator[Stack]:
-    """Yield a running system; on leaving it is drained and ended. Raises DurableAgentError when it cannot start."""
+    """Yield a running system; on leaving it is drained and ended. Raises DurableAgentError when it cannot start.
+
+    The API's port is taken before anything else is done, and handed down to every API process: whoever answers there is ours.
+    """
+    with bound(settings.host, settings.port) as sock:
+        async with _stack(settings, sock, workers, modules) as running:
+            yield running
+
+
+@contextlib.asynccontextmanager
+async def _stack(
+    settings: Settings, sock: socket.socket, workers: int, modules: Sequence[str]
+) -> AsyncIterator[Stack]:  # fmt: skip
     postgres = None
     if settings.database_url is None:
+        without_libpq_variables()
         postgres = EmbeddedPostgres(settings.data_dir or default_data_dir())
     try:
         if postgres is not None:
@@ -229,7 +249,7 @@ async def stack(settings: Settings, *, workers: int, modules: Sequence[str] = ()
             database_url, direct_url = settings.database_url or "", settings.direct_url or ""
         await asyncio.to_thread(migrate.upgrade, direct_url)
         await checkpoint_tables(direct_url)
-        made = _make(settings, database_url, direct_url, postgres, workers, modules)
+        made = _make(settings, sock, database_url, direct_url, postgres, workers, modules)
         try:
             await made.start()
             yield made
@@ -241,10 +261,10 @@ async def stack(settings: Settings, *, workers: int, modules: Sequence[str] = ()
 
 
 def _make(
-    settings: Settings, database_url: str, direct_url: str, postgres: EmbeddedPostgres | None, workers: int,
-    modules: Sequence[str],
+    settings: Settings, sock: socket.socket, database_url: str, direct_url: str, postgres: EmbeddedPostgres | None,
+    workers: int, modules: Sequence[str],
 ) -> Stack:  # fmt: skip
-    port = settings.port or _free_port(settings.host)
+    port = int(sock.getsockname()[1])
     given = {
         "DATABASE_URL": database_url, "DATABASE_DIRECT_URL": direct_url, "DURABLE_AGENT_HOST": settings.host,
         "PORT": str(port), "DURABLE_AGENT_LOG_LEVEL": settings.log_level, "DURABLE_AGENT_LOG_FORMAT": settings.log_format,
@@ -254,7 +274,7 @@ def _make(
     if postgres is not None and not settings.secret_key:
         given["DURABLE_AGENT_SECRET_KEY"] = secret_beside(settings.data_dir or default_data_dir())
     prefixed = settings.log_format == "console"
-    api = Child("api", ("api",), given, prefixed)
+    api = Child("api", ("api", "--fd", str(sock.fileno())), given, prefixed, inherits=(sock.fileno(),))
     made = [
         Child(name, ("worker", *(modules or [DEMO])), {**given, "WORKER_ID": name}, prefixed)
         for name in (f"worker-{n}" for n in range(1, workers + 1))
@@ -262,11 +282,6 @@ def _make(
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     return Stack(settings, url, database_url, postgres, api, made)
-
-
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Stop:
