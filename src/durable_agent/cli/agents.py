@@ -156,7 +156,16 @@ def budget(
     """Show what a run may spend with all it started, or set new totals; what a limit had paused goes on."""
     money = None if dollars is None else round(dollars * 1_000_000)
     given = {"tokens": tokens, "microusd": money, "tools": tools, "wall_clock_s": wall_clock_s}
-    limits = {key: value for key, value in given.items() if value is not None}
+    limits: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if on_limit and not limits:
+        held = call(_url(url), "GET", f"/runs/{run}/budget")["limits"]
+        limits = {one["meter"]: one["cap"] for one in held if not one["meter"].startswith("tool:")}
+        tools_held = {
+            one["meter"].removeprefix("tool:"): one["cap"] for one in held if one["meter"].startswith("tool:")
+        }
+        limits |= {"per_tool": tools_held} if tools_held else {}
+        if not limits:
+            raise InvalidRequest("the run has no limits: give one with --on-limit", field="--on-limit")
     if limits:
         call(_url(url), "POST", f"/runs/{run}/budget", json={**limits, **({"on_limit": on_limit} if on_limit else {})})
     found = call(_url(url), "GET", f"/runs/{run}/budget")

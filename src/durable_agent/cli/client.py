@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,7 +97,7 @@ def refusal(answer: httpx2.Response) -> DurableAgentError:
             return CallerError(text)
 
 
-async def events(url: str, run_id: str, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+async def events(url: str, run_id: str, *, after: int = 0) -> AsyncGenerator[dict[str, Any]]:
     """Yield a run's events from the API's WebSocket until its end, reconnecting by cursor.
 
     Raises NotFound, CallerError, and Unreachable when nothing is heard for about half a minute of trying.

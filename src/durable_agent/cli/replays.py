@@ -14,6 +14,7 @@ from durable_agent.cli.documents import document, parsed_json
 from durable_agent.cli.options import Json, RunId, Url, print_json
 from durable_agent.cli.runs import url_of
 from durable_agent.cli.tree import console, shown, table
+from durable_agent.errors import InvalidRequest
 
 
 def add_to(app: typer.Typer) -> None:
@@ -93,17 +94,42 @@ def artifacts(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """List the files that a run's steps stored, or save them."""
+    """List the files that a run's steps stored, or save them, each in a folder named after its step."""
     found = call(url_of(url), "GET", f"/runs/{run}/artifacts")
+    if save is not None:
+        with connected(url_of(url)) as client:
+            for one in found["items"]:
+                answer = client.get(f"/artifacts/{one['id']}")
+                if not answer.is_success:
+                    raise refusal(answer)
+                try:
+                    _save(save / _harmless(one["step"]) if one["step"] else save, one, answer.content)
+                except OSError as error:
+                    raise InvalidRequest(f"{save} cannot be written: {error}", field="--save") from None
     if as_json:
         print_json(found)
         return
     for one in found["items"]:
         print(f"{one['id']}  {one['bytes']:>10}  {shown(one['step'] or '')}  {shown(one['name'])}")
-        if save is not None:
-            save.mkdir(parents=True, exist_ok=True)
-            with connected(url_of(url)) as client:
-                answer = client.get(f"/artifacts/{one['id']}")
-                if not answer.is_success:
-                    raise refusal(answer)
-                (save / Path(one["name"]).name).write_bytes(answer.content)
+
+
+def _save(folder: Path, one: dict[str, Any], content: bytes) -> None:
+    """Write a file by its name; where another has it, by its id and name. What is there already is never written over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = _harmless(one["name"])
+    for place in (folder / name, folder / f"{one['id']}-{name}"):
+        try:
+            with place.open("xb") as file:
+                file.write(content)
+            return
+        except FileExistsError:
+            if place.is_file() and place.read_bytes() == content:
+                return  # saved before
+    raise InvalidRequest(f"{folder} has other files named {name} already: choose another --save", field="--save")
+
+
+def _harmless(name: str) -> str:
+    """Return a name that stays in its folder and that every file system takes, whoever gave it."""
+    kept = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name)
+    kept = kept.encode("utf-8", "replace")[-180:].decode("utf-8", "ignore")
+    return kept if kept.strip(". ") else "_" + kept.strip()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import runpy
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,7 +141,7 @@ def _follow(url: str, run_id: str, *, after: int = 0, as_json: bool = False, sil
 
 
 def _draw(
-    run: Callable[[], dict[str, Any]], following: Callable[[], AsyncIterator[dict[str, Any]]], *, whole: bool, as_json: bool
+    run: Callable[[], dict[str, Any]], following: Callable[[], AsyncGenerator[dict[str, Any]]], *, whole: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Show a run's events as they come. Raises Exit(1) unless it completes."""
     out = console()
@@ -149,12 +149,14 @@ def _draw(
     drawn = out.is_terminal and not as_json and whole
 
     async def follow() -> None:
-        async for event in following():
-            tree.apply(event)
-            if as_json:
-                print(orjson.dumps(event).decode(), flush=True)
-            elif not drawn:
-                out.print(line_of(event), soft_wrap=True)
+        # Closed before the loop is, also when nobody reads any more and this is left by an exception.
+        async with contextlib.aclosing(following()) as found:
+            async for event in found:
+                tree.apply(event)
+                if as_json:
+                    print(orjson.dumps(event).decode(), flush=True)
+                elif not drawn:
+                    out.print(line_of(event), soft_wrap=True)
 
     with Live(tree, console=out, refresh_per_second=10) if drawn else contextlib.nullcontext():
         asyncio.run(follow())
