@@ -163,9 +163,8 @@ class Stack:
                 await child.start()
                 code = await child.wait()
                 how = ending(code)
-            except (
-                Exception
-            ) as error:  # no process is to be had, or no descriptor: who gave up here would leave it dead for ever
+            except Exception as error:
+                # No process is to be had, or no descriptor: who gave up here would leave it dead for ever.
                 code, how = 1, f"not started: {error}"
             child.failures = 0 if time.monotonic() - started_s > SETTLED_S else child.failures + 1
             if not self._hopeless.done() and (code == _USAGE or child.failures >= EARLY_FAILURES):
