@@ -370,12 +370,8 @@ async def setup(direct_url: str) -> None:
     """
     try:
         async with await AsyncConnection.connect(
-            direct_url,
-            autocommit=True,
-            row_factory=dict_row,
-            application_name="durable-agent langgraph",
-            client_encoding="utf8",
-        ) as conn:
+            direct_url, autocommit=True, row_factory=dict_row, application_name="durable-agent langgraph", client_encoding="utf8"
+        ) as conn:  # fmt: skip
             await _locked(conn)
             await conn.execute("create schema if not exists langgraph")
             await conn.execute("set search_path to langgraph")
