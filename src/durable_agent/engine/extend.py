@@ -97,10 +97,10 @@ def _add(journal: Journal, head: Head, rows: Row, no: int, one: Addition, route:
     spec, index = one.spec, no - head.steps_total
     created_us = (head.id.int >> 80) * 1000
     ord_ = claim_order(spec.priority, created_us)
-    ready, dead = index in roots.ready, roots.failed is not None and roots.failed.no == index
+    ready, dead = index in roots.ready, roots.failed if roots.failed is not None and roots.failed.no == index else None
     status = "queued" if ready else "skipped" if index in roots.skipped else "dead_letter" if dead else "pending"
     left = 0 if status == "skipped" else roots.deps_left.get(index, len(one.parents))
-    error = dumps({"reason": "condition_error"}).decode() if dead else None
+    error = dumps({"reason": "condition_error", "message": dead.message}).decode() if dead else None
     rows.add(
         head.tenant, head.id, no, status, left, spec.retry.max_attempts,
         spec.max_crashes, route, ord_, spec.timeout_s, spec.deadline_s, spec.name, spec.kind.value, spec.tool, spec.when,

@@ -170,7 +170,7 @@ class Winding:
 
     def _bury(self, run: RunRow, step: StepRow, message: str) -> None:
         step.deps_left, step.status, step.dead = 0, "dead_letter", "condition_error"
-        step.error = {"reason": "condition_error"}
+        step.error = {"reason": "condition_error", "message": message}
         facts = {"reason": "condition_error", "failure": FailureClass.INVALID_INPUT.value}
         run.append(self.at.us, StepEvent.DEAD_LETTER, step.no, {"message": message}, **facts)
         run.steps_left -= 1
