@@ -108,6 +108,12 @@ def test_what_cannot_be_decided_is_an_error_and_never_false(expression: str, out
         holds(expression, output=output)
 
 
+@pytest.mark.parametrize("given", [{"k": "admin\x00not"}, {"k": ["admin", {"x": "a\x00"}]}, {"a\x00": 1, "k": "admin"}])
+def test_a_condition_is_not_decided_on_a_text_that_would_be_cut_off(given: dict[str, object]) -> None:
+    with pytest.raises(ConditionError, match="NUL"):
+        holds("input.k == 'admin'", input=given)
+
+
 LARGE = {"$artifact": "0" * 64, "bytes": 300_000}
 
 

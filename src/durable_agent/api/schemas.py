@@ -294,7 +294,7 @@ def _short(text: str) -> str:
 
 
 def check_value(value: Any, field: str, settings: Settings) -> None:
-    """Return if a JSON value can be stored. Raises InvalidRequest naming the field: too deep, too large, NUL, surrogate."""
+    """Return if a JSON value can be stored. Raises InvalidRequest naming the field: too deep, too large, half a surrogate pair."""
     if value is None:
         return
     if depth(value) > settings.max_depth:

@@ -37,6 +37,10 @@ def check(expression: str, names: Sequence[str]) -> None:
 def holds(expression: str, **variables: Any) -> bool:
     """Return whether the expression is true of the variables (JSON values). Raises ConditionError, ConditionInvalid."""
     compiled = _compiled(expression, tuple(variables))
+    if _has_nul(variables):
+        raise ConditionError(
+            "a text it is asked about contains NUL (U+0000), and all after that would be left out of it"
+        )
     try:
         answer = compiled.eval(data=variables)
         value, kind = answer.plain_value(), answer.type().name()
@@ -47,6 +51,19 @@ def holds(expression: str, **variables: Any) -> bool:
     if "error" in kind.lower():
         raise ConditionError(_first_line(value))
     raise ConditionError(f"the value is {_shown(value)}, not true or false")
+
+
+def _has_nul(value: Any) -> bool:
+    """Whether a text in a JSON value holds what ends a text in the library's own language."""
+    match value:
+        case str():
+            return "\x00" in value
+        case dict():
+            return any(_has_nul(key) or _has_nul(item) for key, item in value.items())
+        case list():
+            return any(map(_has_nul, value))
+        case _:
+            return False
 
 
 def refuse_large(expression: str, variable: str, outputs: Mapping[str, Any]) -> None:
