@@ -349,14 +349,14 @@ async def _fork(scene: Scene, db: Own) -> Any:
 # Verbs that change nothing.
 READS = frozenset({
     "agents.find", "agents.get", "agents.run_of", "agents.follow_up", "deploy.check_deploy", "graphs.graph_of", "prices.prices_of",
-    "servers.tool_server", "servers.get", "servers.reached", "explain.explain", "export.export_lines", "fork.diff",
+    "servers.tool_server", "servers.get", "servers.reached", "explain.explain", "export.export", "fork.diff",
     "health.registered",
 })  # fmt: skip
-# Verbs that change what no run's rows are made of: settings, and the gates, whose one row has a lock of its own.
+# Verbs that change what no run's rows are made of: settings, partitions, and the gates, whose one row has a lock of its own.
 ELSEWHERE = frozenset({
     "agents.create", "graphs.register", "prices.set_model", "prices.drop_model", "servers.register", "servers.change",
     "servers.forget", "servers.seen", "servers.not_seen", "servers.approve", "gate.passing", "gate.heard", "gate.hold_slots",
-    "gate.set_gate",
+    "gate.set_gate", "weeks.begin_weeks",
 })  # fmt: skip
 
 

@@ -24,7 +24,7 @@ async def test_a_run_that_changed_while_it_was_waited_for_is_locked_as_it_is_now
             return await cursor.fetchall()
 
     with psycopg.connect(engine.url) as other:
-        other.execute("update runs set goal = 'moved' where id = any(%s)", (runs[1:],))
+        other.execute("update runs set metadata = '[1]' where id = any(%s)", (runs[1:],))
         waiting = asyncio.create_task(lock())
         await engine.blocked()
         other.commit()
@@ -70,7 +70,7 @@ async def test_a_claim_of_runs_that_changed_while_they_were_looked_at_returns_wh
             return await (await conn.execute(QUEUE.pick.replace(" skip locked", ""), where)).fetchall()
 
     with psycopg.connect(engine.url) as other:
-        other.execute("update runs set goal = 'moved' where id = any(%s)", (runs[::3],))
+        other.execute("update runs set metadata = '[1]' where id = any(%s)", (runs[::3],))
         other.execute("update queue set ord = ord where run_id = any(%s)", (runs[1::3],))
         waiting = asyncio.create_task(pick())
         await engine.blocked()

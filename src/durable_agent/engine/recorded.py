@@ -60,7 +60,9 @@ class Told:
                 self.waits[told["wait"]].answer = told
             case StepEvent.EFFECT_INTENDED:
                 call = self.calls.setdefault((event.step_no, told["effect"]), Call(told))
-                call.intent, call.state, call.sends = told, EffectState.INTENT, call.sends + 1
+                # Sent again, it is still by the approval that it was first sent by.
+                call.intent = {**told, "approval": call.intent.get("approval")}
+                call.state, call.sends = EffectState.INTENT, call.sends + 1
             case StepEvent.EFFECT_RECORDED:
                 call = self.calls.setdefault((event.step_no, told["effect"]), Call({**_NOTED, **told}))
                 call.state, call.result, call.error = (
