@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -94,16 +95,18 @@ def artifacts(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """List the files that a run's steps stored, or save them, each in a folder named after its step."""
+    """List the files that a run's steps stored, or save them: by name, and where several have one, in folders named after their steps."""
     found = call(url_of(url), "GET", f"/runs/{run}/artifacts")
     if save is not None:
+        alike = Counter(one["name"] for one in found["items"])
         with connected(url_of(url)) as client:
             for one in found["items"]:
                 answer = client.get(f"/artifacts/{one['id']}")
                 if not answer.is_success:
                     raise refusal(answer)
+                own = alike[one["name"]] > 1 and one["step"] is not None
                 try:
-                    _save(save / _harmless(one["step"]) if one["step"] else save, one, answer.content)
+                    _save(save / _harmless(one["step"]) if own else save, one, answer.content)
                 except OSError as error:
                     raise InvalidRequest(f"{save} cannot be written: {error}", field="--save") from None
     if as_json:

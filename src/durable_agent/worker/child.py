@@ -22,7 +22,7 @@ from uuid import UUID
 import orjson
 
 from durable_agent.core.records import Claim, Lease, RunId, StepKind, Tenant, Token
-from durable_agent.core.text import plain
+from durable_agent.core.text import plain, said
 from durable_agent.errors import DurableAgentError, FatalError, RetryableError, StepError
 from durable_agent.flow.context import Context
 from durable_agent.flow.encoding import Unencodable, encode
@@ -115,13 +115,9 @@ def _told(error: BaseException) -> dict[str, Any]:
         error = RuntimeError(f"the handler raised {error!r}")
     elif not isinstance(error, Exception):  # it ends the handler, not the worker
         error = RuntimeError(f"the handler raised {type(error).__name__}: {error}")
-    try:
-        words = plain(str(error))
-    except Exception as why:
-        words = f"it cannot be said: its __str__ raised {type(why).__name__}"
     wait_s = getattr(error, "retry_after_s", None)
     return {
-        "words": words,
+        "words": said(error),
         "classes": [(one.__module__, one.__qualname__) for one in type(error).__mro__],
         "failure_class": error.failure_class if isinstance(error, StepError) else None,
         "retry_after_s": wait_s if isinstance(wait_s, int | float) else None,
