@@ -42,7 +42,7 @@ TEST_LIMIT_S: Final = 60
 
 _HEAD: Final = re.compile(r"^(Breaks|Rule|Killed by): *(\S.*?) *$", re.MULTILINE)
 _TOUCHED: Final = re.compile(r"^\+\+\+ b/(\S+)$", re.MULTILINE)
-_FAILED: Final = re.compile(r"^(FAILED|ERROR) (\S+)(?: - (.*))?$", re.MULTILINE)
+_FAILED: Final = re.compile(r"^(FAILED|ERROR) ([^\s\[]+(?:\[.*?\])?)(?: - (.*))?$", re.MULTILINE)
 # A fixture checks every history of the engine when a test is done: that, too, is a test that failed.
 _SETUP: Final = re.compile(r"^_+ ERROR (?:at setup of|collecting) ", re.MULTILINE)
 
