@@ -83,8 +83,8 @@ class Server:
 
     def __init__(self, urls: ServerUrls, folder: Path) -> None:
         self.folder = folder
-        self.admin = urls.admin_url.rpartition("/")[0]
-        self.user = urls.url.rpartition("/")[0]
+        self.admin = urls.admin_url.partition("?")[0].rpartition("/")[0]
+        self.user = urls.url.partition("?")[0].rpartition("/")[0]
 
     def fresh(self) -> dict[str, str]:
         """Return where an empty database is and where files may be left, as a driver is told."""

@@ -70,9 +70,10 @@ def embedded(
     return server, Place(urls.url, urls.url, in_database(urls.admin_url), server)
 
 
-def in_database(admin_url: str) -> str:
-    """Return the superuser's URL of the engine's database."""
-    return admin_url.removesuffix("/postgres") + "/durable_agent"
+def in_database(url: str, name: str = "durable_agent") -> str:
+    """Return the URL of another database of the same server: the engine's."""
+    place, _, query = url.partition("?")
+    return f"{place.rpartition('/')[0]}/{name}?{query}"
 
 
 def at_port(url: str, port: int) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from durable_agent.cli.processes import dying_with
 from durable_agent.core.records import DEFAULT_TENANT, Dependency, RunSpec, StepKind, StepSpec
@@ -51,7 +52,7 @@ class Bench:
         stack.enter_context(self.postgres)
         stack.callback(self._sound)
         self.url = self.postgres.urls.url
-        self.admin_url = self.postgres.urls.admin_url.removesuffix("/postgres") + "/durable_agent"
+        self.admin_url = make_conninfo(self.postgres.urls.admin_url, dbname="durable_agent")
         upgrade(self.url)
         self.environment = {
             "DATABASE_URL": self.url, "DATABASE_DIRECT_URL": self.url, "DURABLE_AGENT_LOG_LEVEL": "warning",

@@ -46,7 +46,7 @@ class Run(Campaign):
             away = self.namespace is not None and name in OUTSIDE
             host = self.namespace.gateway if self.namespace and away else "127.0.0.1"
             found = at_port(place.own_url, self.proxy.open(name, port, host=host))
-            urls[name] = found.replace("@127.0.0.1:", f"@{host}:") if away else found
+            urls[name] = found.replace("127.0.0.1", host)  # which is in it twice
         self.routes = list(urls)
         workers = {name: (url, url) for name, url in urls.items() if name.startswith("w")}
         return dataclasses.replace(

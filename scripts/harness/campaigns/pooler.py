@@ -21,7 +21,7 @@ from durable_agent.cli.processes import dying_with
 from durable_agent.hosting import unprivileged_user
 from harness.campaigns import faults
 from harness.history import Report
-from harness.stack import WORKERS, Place, Stack, at_port
+from harness.stack import WORKERS, Place, Stack, at_port, in_database
 
 _CONFIG = """
 [databases]
@@ -87,7 +87,7 @@ class Run(faults.Run):
 
     def figures(self, stack: Stack, report: Report) -> dict[str, Any]:
         """Return what the pooler carried."""
-        with psycopg.connect(self.url.rpartition("/")[0] + "/pgbouncer", autocommit=True) as conn:
+        with psycopg.connect(in_database(self.url, "pgbouncer"), autocommit=True) as conn:
             conn.prepare_threshold = None
             cursor = psycopg.ClientCursor(conn)
             cursor.execute("show stats")
