@@ -264,3 +264,10 @@ class Divergence(Signal):
 
 class Unrecorded(Signal):
     """In a replay: the handler does what leaves no record (a transaction), so the step's recorded result stands."""
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Return the first error inside nested groups: a task group wraps what ends it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

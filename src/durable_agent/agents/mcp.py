@@ -30,7 +30,7 @@ from durable_agent.agents.mcp_pause import TASKS, InputRequired, TaskPending
 from durable_agent.agents.mcp_result import MAX_RESULT_BYTES, Unusable, content
 from durable_agent.agents.mcp_wire import Forgotten
 from durable_agent.egress import Egress
-from durable_agent.errors import FatalError, RetryableError, UnknownOutcome
+from durable_agent.errors import FatalError, RetryableError, UnknownOutcome, innermost
 from durable_agent.telemetry import logger
 
 __all__ = [
@@ -190,20 +190,12 @@ class Sessions:
                     group.cancel_scope.cancel()
         except Exception as error:
             if not connection.opened.done():
-                connection.opened.set_exception(connection.unopened(_innermost(error)))
+                connection.opened.set_exception(connection.unopened(innermost(error)))
                 connection.opened.exception()  # whoever asked may be gone
             else:
-                log.warning(
-                    "tool_server_lost", server=server.name, error=f"{type(error).__name__}: {_innermost(error)}"
-                )
+                log.warning("tool_server_lost", server=server.name, error=f"{type(error).__name__}: {innermost(error)}")
         finally:
             connection.end()
             if not connection.opened.done():
                 connection.opened.set_exception(RetryableError(connection.why_unopened))
                 connection.opened.exception()
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

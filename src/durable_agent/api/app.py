@@ -43,7 +43,7 @@ from durable_agent.db.pool import Database, first_line
 from durable_agent.engine.reap import Upkeep
 from durable_agent.engine.submit import Submitter
 from durable_agent.engine.weeks import begin_weeks
-from durable_agent.errors import DurableAgentError, Forbidden, InvalidRequest
+from durable_agent.errors import DurableAgentError, Forbidden, InvalidRequest, innermost
 from durable_agent.hosting import bound
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
@@ -242,9 +242,7 @@ def _ending(failures: Sequence[Exception], *, started: bool) -> DurableAgentErro
     """Return why a server ended, or never began."""
     if not failures:
         return DurableAgentError("the API could not start: the log lines above say why")
-    why: BaseException = failures[0]
-    while isinstance(why, BaseExceptionGroup):
-        why = why.exceptions[0]
+    why = innermost(failures[0])
     if isinstance(why, DurableAgentError):
         return why
     what = "a loop of the API ended" if started else "the API could not start"

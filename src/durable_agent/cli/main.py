@@ -13,7 +13,7 @@ import typer
 from durable_agent.cli import agents, replays, runs, start, waits
 from durable_agent.cli.options import Data, DatabaseUrl, Json, Modules, Url, checking, print_json, report, settings_for
 from durable_agent.cli.tree import shown
-from durable_agent.errors import CallerError, Conflict, DurableAgentError, NotFound, OutsideError
+from durable_agent.errors import CallerError, Conflict, DurableAgentError, NotFound, OutsideError, innermost
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help=__doc__, pretty_exceptions_enable=False)
 replays.add_to(runs.app)
@@ -48,13 +48,6 @@ def main() -> None:
         sys.exit(exit_code(first))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def innermost(error: BaseException) -> BaseException:
-    """Return the first error inside nested groups: a task group wraps what ends it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def exit_code(error: DurableAgentError) -> int:

@@ -33,7 +33,7 @@ from durable_agent.engine.heart import Heart
 from durable_agent.engine.prices import prices_of
 from durable_agent.engine.reap import Upkeep
 from durable_agent.engine.weeks import begin_weeks
-from durable_agent.errors import DatabaseUnavailable, InvalidRequest, SchemaMismatch
+from durable_agent.errors import DatabaseUnavailable, InvalidRequest, SchemaMismatch, innermost
 from durable_agent.flow.kinds import KINDS
 from durable_agent.flow.registry import Registry
 from durable_agent.settings import Settings, environment
@@ -89,9 +89,7 @@ def worker_process(settings: Settings, modules: Sequence[str]) -> None:
     try:
         run(_until_left(settings, modules))
     except ExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error = innermost(group)
         log.error("loop_ended", error=f"{type(error).__name__}: {first_line(error)}")
         raise
 

@@ -141,19 +141,13 @@ class Stack:
         self._tasks = [asyncio.create_task(self._keep(child)) for child in (self.api, *self.workers)]
         if self.postgres is not None:
             self._tasks.append(asyncio.create_task(self._keep_postgres(self.postgres)))
-        ready, broken = asyncio.create_task(self._until_ready()), asyncio.create_task(self.until_broken())
+        ready = asyncio.create_task(self._until_ready())
         try:
-            done, _ = await asyncio.wait([ready, broken, self._hopeless], return_when=asyncio.FIRST_COMPLETED)
-            await (self._hopeless if self._hopeless.done() else broken if broken in done else ready)
+            await asyncio.wait([ready, self._hopeless], return_when=asyncio.FIRST_COMPLETED)
+            await (self._hopeless if self._hopeless.done() else ready)
         finally:
-            await ended([ready, broken])
+            await ended([ready])
             self._hopeless.cancel()
-
-    async def until_broken(self) -> None:
-        """Wait for as long as all that should run is kept running; raises what ended that."""
-        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            await task
 
     async def _keep(self, child: Child) -> None:
         """Start a child, and again whenever it ended, until cancelled."""
@@ -310,7 +304,7 @@ async def up(settings: Settings, *, workers: int, modules: Sequence[str]) -> Non
             print(f"ready {running.url}", flush=True)
             if running.console_url is not None:
                 print(f"console {running.console_url}/", flush=True)
-            await running.until_broken()
+            await asyncio.Event().wait()
     except asyncio.CancelledError:
         if not stop.asked:
             raise

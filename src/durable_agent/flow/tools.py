@@ -79,7 +79,9 @@ class Tool:
             where = ".".join(map(str, first["loc"])) or "input"
             raise FatalError(f"tool {self.name!r}: argument {where!r}: {first['msg']}") from None
         known = {name: getattr(model, name) for name in type(model).model_fields}
-        return Bound({**known, **(model.model_extra or {})}, given)
+        bound = Bound(known, given)
+        bound.update(model.model_extra or {})
+        return bound
 
 
 def tool(

@@ -15,6 +15,8 @@ from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
 
+from durable_agent.errors import innermost
+
 # So many callbacks at most in one history: more is a defect of whoever spins.
 MOST = 2_000_000
 
@@ -145,7 +147,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.errors.append(f"{task.get_name()}: {_first(error)!r}")
+            self.errors.append(f"{task.get_name()}: {innermost(error)!r}")
 
     def _next_time(self) -> None:
         """Go to the next moment at which anything is due."""
@@ -168,9 +170,3 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _process_events(self, event_list: Any) -> None:
         pass
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
