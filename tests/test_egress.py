@@ -16,6 +16,7 @@ import pytest
 from durable_agent.addresses import is_public
 from durable_agent.egress import Blocked, Egress
 from durable_agent.errors import FatalError, InvalidRequest, RetryableError
+from durable_agent.tls import trusted
 from tests.support.sites import Listeners, Names, Site, certificate, listeners, site, sockets
 
 pytestmark = pytest.mark.usefixtures("inside")
@@ -267,6 +268,7 @@ async def test_the_next_address_is_tried_when_the_first_does_not_answer(home: Si
 async def test_tls_is_for_the_name_and_not_for_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chain, context = certificate(tmp_path, "shop.example")
     monkeypatch.setenv("SSL_CERT_FILE", str(chain))
+    trusted.cache_clear()
     resolver = Names({"shop.example": [["127.0.0.1"]], "other.example": [["127.0.0.1"]]})
     async with site(tls=context) as shop:
         shop.says("/", "secure")
@@ -276,6 +278,7 @@ async def test_tls_is_for_the_name_and_not_for_the_address(tmp_path: Path, monke
             await egress.fetch(f"https://other.example:{shop.port}/", max_bytes=99)
         assert shop.tls_names == ["shop.example", "other.example"]
         assert [one.headers["host"] for one in shop.asked] == [f"shop.example:{shop.port}"]
+    trusted.cache_clear()
 
 
 # The operator's exceptions

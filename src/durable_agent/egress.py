@@ -24,6 +24,7 @@ import httpx2
 
 from durable_agent.addresses import METADATA, Address, embedded, is_public, plain, within
 from durable_agent.errors import FatalError, InvalidRequest, RetryableError
+from durable_agent.tls import trusted
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -91,7 +92,6 @@ class Egress:
         self._exceptions = tuple(_Exception.read(one) for one in allow if one.strip())
         self._resolve = resolve or system_addresses
         self._timeout_s = timeout_s
-        self._tls: ssl.SSLContext | None = None
 
     def client(self, *, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
         """Return a client that cannot be led to a forbidden address; the caller closes it.
@@ -100,10 +100,9 @@ class Egress:
         whole; how much is read is the caller's to bound. A request raises Blocked, and FatalError for an answer that
         is compressed twice or in a way not asked for.
         """
-        self._tls = self._tls or httpx2.create_ssl_context()
         return httpx2.AsyncClient(
             headers={"Accept-Encoding": ", ".join(ENCODINGS), **(headers or {})}, timeout=self._timeout_s,
-            transport=_Transport(self, self._tls), follow_redirects=False, trust_env=False,
+            transport=_Transport(self, trusted()), follow_redirects=False, trust_env=False,
         )  # fmt: skip
 
     async def fetch(

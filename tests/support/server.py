@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 from durable_agent.api.app import create_app
 from durable_agent.cli.processes import worker
 from durable_agent.settings import Settings
+from durable_agent.tls import trusted_by
 
 
 @dataclass(slots=True)
@@ -59,7 +60,9 @@ async def serving(settings: Settings, port: int = 0) -> AsyncIterator[Api]:
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([sock]))
     port = sock.getsockname()[1]
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as http:
+    async with httpx2.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20, verify=trusted_by("http:")
+    ) as http:
         # The port is bound already: the request waits until the app has started.
         while not server.started and not task.done():  # noqa: ASYNC110  # the server has no event to wait for
             await asyncio.sleep(0)

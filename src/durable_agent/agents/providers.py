@@ -26,6 +26,7 @@ from durable_agent.core.text import storable, whole
 from durable_agent.errors import FatalError, RetryableError, StepError, UnknownOutcome
 from durable_agent.flow.http import HEADER
 from durable_agent.flow.model import Finish, Listener, Message, Reply, Request, ToolCall, ToolSpec, Usage
+from durable_agent.tls import trusted
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelMessage, ModelResponse, ModelResponseStreamEvent
@@ -290,7 +291,7 @@ def _http() -> httpx2.AsyncClient:
     from pydantic_ai.models import get_user_agent
 
     return httpx2.AsyncClient(
-        timeout=httpx2.Timeout(READ_S, connect=CONNECT_S), trust_env=False,
+        timeout=httpx2.Timeout(READ_S, connect=CONNECT_S), trust_env=False, verify=trusted(),
         limits=httpx2.Limits(max_connections=1000, max_keepalive_connections=100),
         headers={"User-Agent": get_user_agent()}, event_hooks={"response": [_remember]},
     )  # fmt: skip

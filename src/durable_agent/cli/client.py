@@ -19,6 +19,7 @@ from tenacity import (
 )
 
 from durable_agent.errors import CallerError, Conflict, DurableAgentError, NotFound, OutsideError
+from durable_agent.tls import trusted_by
 
 DEFAULT_URL = "http://127.0.0.1:4000"
 # How often the stream is tried again without hearing anything, about half a minute in all.
@@ -46,7 +47,9 @@ def headers() -> dict[str, str]:
 def connected(url: str) -> Iterator[httpx2.Client]:
     """Yield a client; raises Unreachable naming the URL and what to do."""
     try:
-        with httpx2.Client(base_url=url, headers=headers(), timeout=30.0, trust_env=False) as client:
+        with httpx2.Client(
+            base_url=url, headers=headers(), timeout=30.0, trust_env=False, verify=trusted_by(url)
+        ) as client:
             yield client
     except (httpx2.TransportError, httpx2.InvalidURL) as error:
         raise Unreachable(url, error) from None

@@ -29,6 +29,7 @@ from durable_agent.cli.client import Unreachable, headers, refusal
 from durable_agent.core.records import WaitKind
 from durable_agent.core.states import RunEvent, RunStatus, StepEvent
 from durable_agent.errors import DurableAgentError, StepError
+from durable_agent.tls import trusted_by
 
 INSTRUCTIONS = """Runs are durable: once submitted, a run survives crashes and restarts and goes on without you.
 Submit with an idempotency_key, keep the run's id, and watch it; a watch that times out changes nothing.
@@ -93,7 +94,12 @@ class Engine:
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
         try:
             self._http = httpx2.AsyncClient(
-                base_url=url, headers=headers(), timeout=30.0, limits=limits, trust_env=False
+                base_url=url,
+                headers=headers(),
+                timeout=30.0,
+                limits=limits,
+                trust_env=False,
+                verify=trusted_by(url),
             )
         except httpx2.InvalidURL as error:
             raise Unreachable(url, error) from None

@@ -28,6 +28,7 @@ from durable_agent.hosting import bound, default_data_dir, without_libpq_variabl
 from durable_agent.settings import Settings
 from durable_agent.tasks import ended
 from durable_agent.telemetry import logger
+from durable_agent.tls import trusted_by
 from durable_agent.vault import secret_beside
 
 log = logger("up")
@@ -203,7 +204,7 @@ def _hopeless(child: Child, code: int, how: str) -> DurableAgentError:
 
 
 async def _until_answered(url: str) -> None:
-    async with httpx2.AsyncClient(base_url=url, timeout=2.0, trust_env=False) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=2.0, trust_env=False, verify=trusted_by(url)) as client:
         while True:
             with contextlib.suppress(httpx2.HTTPError):
                 if (await client.get("/readyz")).is_success:

@@ -15,6 +15,7 @@ from durable_agent.core.text import plain, storable, whole
 from durable_agent.errors import FatalError, RateLimited, RetryableError, UnknownOutcome
 from durable_agent.flow.context import Context
 from durable_agent.flow.tools import Effect, Tool, tool
+from durable_agent.tls import trusted
 
 HEADER = "Idempotency-Key"
 # What a request ends with before any of it was sent.
@@ -37,7 +38,7 @@ def http_tool(
         sent: dict[str, Any] = {"params": arguments} if method in ("GET", "HEAD", "DELETE") else {"json": arguments}
         given = {**(headers or {}), HEADER: ctx.idempotency_key}
         try:
-            async with httpx2.AsyncClient(timeout=timeout_s, trust_env=False) as client:
+            async with httpx2.AsyncClient(timeout=timeout_s, trust_env=False, verify=trusted()) as client:
                 answer = await client.request(method, url, headers=given, **sent)
         except UNSENT as error:
             raise RetryableError(f"{method} {url} could not be sent: {error}") from error
