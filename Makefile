@@ -61,12 +61,11 @@ browser:
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else echo "Chromium is not installed: the tests of the console in a browser are left out"; fi
 
-test: env console browser ## the suite: on the embedded PostgreSQL, on Debian's 15 where it is installed, and with LISTEN off
+test: env console browser ## the suite: on the embedded PostgreSQL and on Debian's 15 where it is installed
 	npm --prefix console test
 	TEST_POSTGRES=embedded $(BIN)/pytest -n 3 $(ARGS)
 	@if [ ! -x $(PG15)/initdb ]; then echo "PostgreSQL 15 is not installed: its share of the suite is left out"; \
 	else echo "TEST_POSTGRES=15 pytest"; TEST_POSTGRES=15 $(BIN)/pytest -n 3 $(ARGS); fi
-	DURABLE_AGENT_LISTEN=off $(BIN)/pytest -n 3 -m live $(ARGS)
 
 lint: env ## style
 	$(BIN)/ruff check .
@@ -117,7 +116,7 @@ peers: env ## the engine beside its peers on one server; ARGS="--only absurd,dbo
 soak: env ## half of the peak for MINUTES, with effects, budgets, audit; ARGS="--json soak.json"
 	$(BIN)/python scripts/soak.py --minutes $(MINUTES) $(ARGS)
 
-models: env ## the protocol's models: every state searched, every witness caught (needs spin and gcc)
+models: env ## the protocol's models: every state searched, every witness caught (needs spin, and tcc or gcc)
 	$(BIN)/python scripts/models.py $(ARGS)
 
 fuzz: env ## random requests against the API; ARGS="--seed 1"

@@ -17,7 +17,8 @@ from tests.support.runs import Engine, engine_on
 from tests.support.sites import Site, site, sockets
 
 HERE = Path(__file__).parent
-LIVE = {"test_everything_killed", "test_waits"}
+# What goes through the API or whole processes and is about hints: once with LISTEN, once without.
+LIVE = {"api/test_runs", "acceptance/test_everything_killed", "acceptance/test_waits"}
 # What kills whole processes, or is slow for the sake of another program: on one server only.
 ONCE = {
     "test_kill_matrix",
@@ -51,12 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is also run with LISTEN switched off: what goes through whole processes or the API and is about hints.
+    """Leave out what would be the same again on another server than the embedded one.
 
-    On another server than the embedded one only what asks for a server is run, and of whole processes what is about its
-    statements: the rest would be the same again.
+    There only what asks for a server is run, and of whole processes what is about its statements.
     """
-    if os.environ.get("TEST_POSTGRES", "embedded") != "embedded":
+    if postgres.bin_dir() is not None:
         same = [
             item for item in items
             if "admin_url" not in getattr(item, "fixturenames", ()) or item.path.parent.name in ("cli", "console")
@@ -64,10 +64,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ]  # fmt: skip
         config.hook.pytest_deselected(items=same)
         items[:] = [item for item in items if item not in set(same)]
-    for item in items:
-        parts = set(item.path.relative_to(HERE).parts)
-        if ("api" in parts and item.path.stem == "test_runs") or ("acceptance" in parts and item.path.stem in LIVE):
-            item.add_marker(pytest.mark.live)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Play what is about hints twice."""
+    path = Path(metafunc.module.__file__).relative_to(HERE).with_suffix("")
+    if path.as_posix() in LIVE and "listen" in metafunc.fixturenames:
+        metafunc.parametrize("listen", ["on", "off"] if postgres.bin_dir() is None else ["on"], indirect=True)
+
+
+@pytest.fixture
+def listen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch LISTEN on or off for all that the test starts; where it is not asked for, it is on."""
+    monkeypatch.setenv("DURABLE_AGENT_LISTEN", getattr(request, "param", "on"))
 
 
 def pytest_collection_finish() -> None:
@@ -91,7 +100,7 @@ def database(admin_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def settings(database: Database, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(database: Database, listen: None, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings that lead to the test's database; whatever else the environment says stays out, but LISTEN."""
     for name in list(os.environ):
         if name.startswith("DURABLE_AGENT_") and name != "DURABLE_AGENT_LISTEN":

@@ -9,7 +9,7 @@ import pytest
 from scripts.models import MODELS, Model, Search, check, check_all, load, missing, models
 
 pytestmark = pytest.mark.skipif(
-    bool(missing()), reason=f"not installed: {', '.join(missing())} (apt-get install spin gcc)"
+    bool(missing()), reason=f"not installed: {', '.join(missing())} (apt-get install spin tcc)"
 )
 
 # What must be there, so that nothing is lost in silence: models, and how many witnesses each has at least.
@@ -65,7 +65,7 @@ def test_the_readme_names_every_model_and_what_breaks_it():
     assert absent == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(580)
 def test_the_protocol_holds_in_every_state_and_every_witness_is_caught():
     chosen = models()
     found = check_all(chosen, jobs=2)

@@ -89,7 +89,6 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     return Copy(tmp_path_factory.mktemp("copy").resolve())
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("line", "verdict"),
     [

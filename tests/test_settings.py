@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -44,11 +43,6 @@ def test_a_bad_value_is_refused_by_the_name_of_its_variable(
     monkeypatch.setenv(variable, value)
     with pytest.raises(InvalidRequest, match=variable):
         read_settings()
-
-
-@pytest.mark.live
-def test_the_suite_obeys_the_listen_switch_it_was_started_with(settings: Settings) -> None:
-    assert settings.listening is (os.environ.get("DURABLE_AGENT_LISTEN", "on") == "on")
 
 
 def test_a_database_url_does_not_show_in_a_printed_settings_object() -> None:

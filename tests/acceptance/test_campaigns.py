@@ -15,7 +15,7 @@ from harness.relay import Answers
 
 from tests.support.postgres import Database
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture

@@ -43,6 +43,10 @@ def code(answer: Any) -> str:
     return str(answer.json()["type"]).rsplit(":", 1)[1]
 
 
+def test_these_tests_are_with_listen_and_without(settings: Settings, request: pytest.FixtureRequest) -> None:
+    assert settings.listening is (request.node.callspec.params["listen"] == "on")
+
+
 async def test_the_first_documents_run_works_as_written(api: Api, settings: Settings) -> None:
     async with working(settings, ["durable_agent.flow.demo"]):
         answer = await api.http.post("/runs", json=SEED)

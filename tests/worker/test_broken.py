@@ -36,7 +36,7 @@ async def beside(engine: Engine, settings: Settings, database: Database, **more:
         assert (near_by["status"], near_by["claim_no"]) == ("running", 1)
 
 
-@pytest.mark.timeout(40)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("tool", "how", "error_type", "said"),
     [
