@@ -8,18 +8,32 @@ from pathlib import Path
 
 import pytest
 
+from durable_agent.errors import InvalidRequest
 from durable_agent.tls import trusted, trusted_by
 
 SOURCES = Path(__file__).parents[1] / "src" / "durable_agent"
 
 
 def test_authorities_are_read_once_and_for_plain_http_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert trusted().cert_store_stats()["x509_ca"] > 0
+    once = trusted()
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", None)
-    assert trusted_by("HTTPS://host/path") is trusted()
+    assert trusted_by("HTTPS://host/path") is once
+    assert once.verify_mode is ssl.CERT_REQUIRED
     plain = trusted_by("http://host")
     assert plain.cert_store_stats()["x509_ca"] == 0
     assert (plain.verify_mode, plain.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_read_are_named(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "company.pem"
+    if content is not None:
+        named.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(named))
+    with pytest.raises(InvalidRequest, match=r"SSL_CERT_FILE=\S*company\.pem cannot be read"):
+        trusted.__wrapped__()
 
 
 def test_no_client_reads_authorities_for_itself() -> None:
