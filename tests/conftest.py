@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from durable_agent.settings import Settings
@@ -17,6 +18,9 @@ from tests.support.runs import Engine, engine_on
 from tests.support.sites import Site, site, sockets
 
 HERE = Path(__file__).parent
+# A slow machine is no defect.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 # What goes through the API or whole processes and is about hints: once with LISTEN, once without.
 LIVE = {"api/test_runs", "acceptance/test_everything_killed", "acceptance/test_waits"}
 # What kills whole processes, or is slow for the sake of another program: on one server only.
