@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
+import psycopg
 import pytest
 from websockets.exceptions import ConnectionClosed
 
@@ -79,6 +80,21 @@ async def test_from_now_on_is_by_the_engine_s_clock(api: Api, database: Database
     async with all_runs(api) as told:
         run = await api.start(NOOP)
         assert (await told())["run_id"] == run
+
+
+async def test_what_is_stamped_long_before_its_commit_is_told_all_the_same(api: Api, database: Database) -> None:
+    late = await api.start(NOOP)
+    async with all_runs(api) as told, asyncio.TaskGroup() as tasks:
+        with psycopg.connect(database.url) as conn:
+            conn.execute("select from queue for update")  # the cancellation has stamped its events, and waits here
+            tasks.create_task(api.http.post(f"/runs/{late}/cancel"))
+            while not database.execute("select 1 from pg_stat_activity where wait_event_type = 'Lock'"):  # noqa: ASYNC110  # PostgreSQL tells nobody
+                await asyncio.sleep(0.01)
+            database.move_clock(3600)
+            run = await api.start(NOOP)
+            assert (await told())["run_id"] == run
+        event = await told()
+        assert (event["run_id"], event["type"]) == (late, "run.cancelled")
 
 
 async def test_what_was_recorded_before_the_socket_opened_is_not_told(api: Api) -> None:

@@ -27,7 +27,8 @@ SEND_TIMEOUT_S: Final = 30.0
 REASON_BYTES: Final = 123
 # How many run-level events are read at a time.
 PAGE: Final = 1000
-_LOOK_BACK: Final = timedelta(seconds=2)
+# A transaction may stamp a moment before it is known to write.
+_STAMPS_FIRST: Final = timedelta(seconds=2)
 _CLOSE: Final = {401: 4401, 403: 4403, 404: 4404, 422: 4422, 503: 1013}
 
 
@@ -139,25 +140,29 @@ async def sse(state: State, tenant: Tenant, run_id: UUID, after: int) -> AsyncIt
 
 async def _run_events(state: State, tenant: Tenant, start: datetime) -> AsyncIterator[dict[str, Any]]:
     """Yield the run-level events that are stamped from `start` on, each once, in order but for those whose commit comes late."""
-    # A commit may be seen later than it is stamped, so a moment is looked back; what was told is remembered that long.
+    # What is told is remembered for as long as the next look may find it again.
     since, told = start, dict[tuple[UUID, int], datetime]()
+    looked, writing = start, dict[str, datetime]()
     while True:
         hint, took_s = state.hub.next_hint(), 0.0
-        after: reads.Place | None = reads.Place(max(start, since - _LOOK_BACK))
-        while after is not None:
-            began_s = time.monotonic()
-            try:
+        try:
+            now, under_way = await reads.writing(state.db)
+            # A transaction that a look did not find has stamped what it writes after that look, and may commit it long after.
+            writing = {key: writing.get(key, looked) for key in under_way}
+            after: reads.Place | None = reads.Place(max(start, since))
+            while after is not None:
+                began_s = time.monotonic()
                 rows = await reads.run_events(state.db, tenant, after, limit=PAGE)
-            except DatabaseUnavailable:
-                break
-            took_s += time.monotonic() - began_s
-            for row in rows:
-                if (row["run_id"], row["seq"]) not in told:
-                    told[row["run_id"], row["seq"]] = row["at"]
-                    yield reads.frame(row["run_id"], row)
-            after = reads.Place(*(rows[-1][name] for name in reads.Place._fields)) if len(rows) == PAGE else None
-            since = max(since, rows[-1]["at"]) if rows else since
-            told = {key: at for key, at in told.items() if at >= since - _LOOK_BACK}
+                took_s += time.monotonic() - began_s
+                for row in rows:
+                    if (row["run_id"], row["seq"]) not in told:
+                        told[row["run_id"], row["seq"]] = row["at"]
+                        yield reads.frame(row["run_id"], row)
+                after = reads.Place(*(rows[-1][name] for name in reads.Place._fields)) if len(rows) == PAGE else None
+            looked, since = now, min([now, *writing.values()]) - _STAMPS_FIRST
+            told = {key: at for key, at in told.items() if at >= since}
+        except DatabaseUnavailable:
+            pass  # the next look is from the same place
         # Each of many open runs is looked at: hints that come within twice that time share the next look.
         await asyncio.sleep(2 * took_s)
         await hint.wait()

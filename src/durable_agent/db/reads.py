@@ -80,6 +80,17 @@ async def run_events(db: Database, tenant: Tenant, after: Place, *, limit: int) 
         return await dicts(found)
 
 
+async def writing(db: Database) -> tuple[datetime, list[str]]:
+    """Return the engine's time, and its transactions that write: what they have stamped is seen when they commit.
+
+    Raises DatabaseUnavailable.
+    """
+    async with watching(db) as conn:
+        found = await conn.execute(READS.writing, ())
+        [[at, under_way]] = await found.fetchall()
+    return at, under_way
+
+
 async def now(db: Database) -> datetime:
     """Return the engine's time. Raises DatabaseUnavailable."""
     async with db.reading() as conn:

@@ -98,6 +98,13 @@ cross join lateral (
 where (e.at, e.run_id, e.seq) > (%(since)s::timestamptz, %(run)s::uuid, %(seq)s::int)
 order by e.at, e.run_id, e.seq limit %(limit)s::int;
 
+-- name: writing
+-- The engine's time, and its transactions that have written and not ended, in this database.
+select engine_now() as at, array(
+  select a.backend_xid::text from pg_stat_activity a
+  where a.datname = current_database() and a.backend_xid is not null and a.application_name like 'durable-agent%%'
+) as under_way;
+
 -- name: list_workers
 -- The registry: sessions, the living first. Index: none needed, the table holds one row a worker.
 select w.session, w.worker, w.state, w.running, w.concurrency, w.beat_at, w.lease_until, w.started_at, w.stopped_at,
