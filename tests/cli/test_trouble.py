@@ -125,3 +125,12 @@ def test_files_that_are_others_already_are_said(tmp_path: Path) -> None:
         _save(tmp_path, one, content)
     with pytest.raises(InvalidRequest, match="choose another --save"):
         _save(tmp_path, one, b"3")
+
+
+def test_ctrl_c_while_a_command_is_loaded_ends_it_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [*COMMAND, "--help"], env=environment(PYTHONPATH=path), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -46,8 +46,6 @@ def main() -> None:
             raise
         print("durable-agent: " + "\n".join(map(shown, first.message.splitlines())), file=sys.stderr)
         sys.exit(exit_code(first))
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def exit_code(error: DurableAgentError) -> int:
