@@ -18,7 +18,7 @@ MAKEFLAGS += --jobs=3
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env console console-if-npm browser demo up test lint types contracts format openapi screenshots chaos campaigns bench fuzz models interleave simulate mutants peers soak lock clean
+.PHONY: help env console console-test console-if-npm browser demo up test lint types contracts format openapi screenshots chaos campaigns bench fuzz models interleave simulate mutants peers soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -28,7 +28,8 @@ env: $(STAMP) ## the Python environment in .venv, hash-checked
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3.11 python3.11-venv"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment: apt-get install python3.11-venv"; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	# Most of what is installed is never imported: the rest is compiled when it is.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
@@ -61,8 +62,10 @@ browser:
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else echo "Chromium is not installed: the tests of the console in a browser are left out"; fi
 
-test: env console browser ## the suite: on the embedded PostgreSQL and on Debian's 15 where it is installed
+console-test: console
 	npm --prefix console test
+
+test: env console-test browser ## the suite: on the embedded PostgreSQL and on Debian's 15 where it is installed
 	TEST_POSTGRES=embedded $(BIN)/pytest -n 3 $(ARGS)
 	@if [ ! -x $(PG15)/initdb ]; then echo "PostgreSQL 15 is not installed: its share of the suite is left out"; \
 	else echo "TEST_POSTGRES=15 pytest"; TEST_POSTGRES=15 $(BIN)/pytest -n 3 $(ARGS); fi
@@ -72,7 +75,7 @@ lint: env ## style
 	$(BIN)/ruff format --check .
 
 types: env ## mypy --strict
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 contracts: env ## who may import whom
 	$(BIN)/lint-imports

@@ -55,17 +55,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(stop)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what would be the same again on another server than the embedded one.
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out, on another server than the embedded one, whole processes that are not about its statements."""
+    once = collection_path.stem in ONCE and collection_path.parent.name != "api"
+    return True if postgres.bin_dir() is not None and (once or collection_path.name in ("cli", "console")) else None
 
-    There only what asks for a server is run, and of whole processes what is about its statements.
-    """
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what would be the same again on another server than the embedded one: what asks for none."""
     if postgres.bin_dir() is not None:
-        same = [
-            item for item in items
-            if "admin_url" not in getattr(item, "fixturenames", ()) or item.path.parent.name in ("cli", "console")
-            or (item.path.parent.name != "api" and item.path.stem in ONCE)
-        ]  # fmt: skip
+        same = [item for item in items if "admin_url" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=same)
         items[:] = [item for item in items if item not in set(same)]
 
