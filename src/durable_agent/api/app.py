@@ -46,7 +46,7 @@ from durable_agent.engine.weeks import begin_weeks
 from durable_agent.errors import DurableAgentError, Forbidden, InvalidRequest, innermost
 from durable_agent.hosting import bound
 from durable_agent.settings import Settings
-from durable_agent.tasks import ended
+from durable_agent.tasks import beside
 from durable_agent.telemetry import Counters
 from durable_agent.vault import Vault
 
@@ -118,10 +118,8 @@ async def _running(settings: Settings) -> AsyncIterator[State]:
     ) as db:
         await begin_weeks(db)
         state = _parts(settings, db)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run, name=name) for name, run in _loops(settings, state).items()]
+        async with beside(_loops(settings, state)):
             yield state
-            await ended(tasks)
 
 
 def _parts(settings: Settings, db: Database) -> State:

@@ -37,7 +37,7 @@ from durable_agent.errors import DatabaseUnavailable, InvalidRequest, SchemaMism
 from durable_agent.flow.kinds import KINDS
 from durable_agent.flow.registry import Registry
 from durable_agent.settings import Settings, environment
-from durable_agent.tasks import ended
+from durable_agent.tasks import beside
 from durable_agent.telemetry import Counters, configure_logging, logger
 from durable_agent.vault import Vault
 from durable_agent.worker.loop import Worker
@@ -197,14 +197,15 @@ async def _work(
     worker.beat_now = heart.now
     upkeep.on_ready = worker.ready
     on_signals(stop.set)
-    async with asyncio.TaskGroup() as group:
-        beside = bell.run(), listener.run(), upkeep.run(), reach.run(), keep_prices(db, models)
-        loops = [group.create_task(loop) for loop in beside]
+    loops = {
+        "bell": bell.run(), "listener": listener.run(), "upkeep": upkeep.run(), "reach": reach.run(),
+        "prices": keep_prices(db, models),
+    }  # fmt: skip
+    async with beside(loops) as group:
         heart.start()
         await heart.first.wait()
         log.info("worker_started", worker=offer.worker, tools=len(registry), concurrency=offer.concurrency)
         await _until_drained(group, worker, heart, stop)
-        await ended(loops)
     log.info("worker_stopped", worker=offer.worker, settled=counters.settled)
     return bool(worker.left)
 

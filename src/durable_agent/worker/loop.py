@@ -21,7 +21,7 @@ from durable_agent.core.records import Claim, Token
 from durable_agent.errors import DatabaseUnavailable, LeaseLost, Signal
 from durable_agent.flow.model import Models
 from durable_agent.flow.registry import Registry
-from durable_agent.tasks import ended
+from durable_agent.tasks import beside, ended
 from durable_agent.telemetry import Counters, logger
 from durable_agent.worker.attempt import DRAINED, broken, run_attempt
 from durable_agent.worker.gates import Gates
@@ -98,13 +98,13 @@ class Worker:
 
         `left` are the attempts that did not end when they were cancelled: they hold nothing, and end with the process.
         """
-        async with self.gates, asyncio.TaskGroup() as group:
-            loops = [group.create_task(loop) for loop in (self._follow_hints(), self.voice.run())]
+        async with self.gates, beside({"hints": self._follow_hints(), "voice": self.voice.run()}) as group:
+            pump = group.create_task(self._pump(), name="worker")
             try:
-                await self._pump()
+                await asyncio.wait([pump])
             finally:
+                await ended([pump])
                 await ended([running.task for running in self.running.values()])
-            await ended(loops)
 
     def drain(self) -> None:
         """Stop claiming; what runs may finish within the grace, the rest is given back (R12)."""
