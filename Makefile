@@ -28,9 +28,11 @@ env: $(STAMP) ## the Python environment in .venv, hash-checked
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3.11 python3.11-venv"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment: apt-get install python3.11-venv"; exit 1; }
-	# Most of what is installed is never imported: the rest is compiled when it is.
+	# Most of what is installed is never imported: what is, is compiled here, for those also who compile nothing themselves.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c "import pkgutil, durable_agent as da; \
+	[__import__(m.name) for m in pkgutil.walk_packages(da.__path__, 'durable_agent.') if '__main__' not in m.name]"
 	@touch $(STAMP)
 
 console: $(CONSOLE) ## the web console, built into the package (needs Node.js 20.19 or later)
