@@ -25,10 +25,10 @@ help: ## this list
 
 env: $(STAMP) ## the Python environment in .venv, hash-checked
 
+# Most of what is installed is never imported. What the product imports is compiled here: later PYTHONDONTWRITEBYTECODE may forbid it.
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3.11 python3.11-venv"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment: apt-get install python3.11-venv"; exit 1; }
-	# Most of what is installed is never imported: what is, is compiled here, for those also who compile nothing themselves.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c "import pkgutil, durable_agent as da; \

@@ -64,9 +64,9 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what would be the same again on another server than the embedded one: what asks for none."""
     if postgres.bin_dir() is not None:
-        same = [item for item in items if "admin_url" not in getattr(item, "fixturenames", ())]
-        config.hook.pytest_deselected(items=same)
-        items[:] = [item for item in items if item not in set(same)]
+        asking = [item for item in items if "admin_url" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=list({*items} - {*asking}))
+        items[:] = asking
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -88,7 +88,8 @@ async def test_what_is_stamped_long_before_its_commit_is_told_all_the_same(api: 
         with psycopg.connect(database.url) as conn:
             conn.execute("select from queue for update")  # the cancellation has stamped its events, and waits here
             tasks.create_task(api.http.post(f"/runs/{late}/cancel"))
-            while not database.execute("select 1 from pg_stat_activity where wait_event_type = 'Lock'"):  # noqa: ASYNC110  # PostgreSQL tells nobody
+            waits = "select 1 from pg_stat_activity where wait_event_type = 'Lock'"
+            while not database.execute(waits):  # noqa: ASYNC110  # PostgreSQL tells nobody
                 await asyncio.sleep(0.01)
             database.move_clock(3600)
             run = await api.start(NOOP)

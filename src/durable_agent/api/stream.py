@@ -144,14 +144,13 @@ async def _run_events(state: State, tenant: Tenant, start: datetime) -> AsyncIte
     since, told = start, dict[tuple[UUID, int], datetime]()
     looked, writing = start, dict[str, datetime]()
     while True:
-        hint, took_s = state.hub.next_hint(), 0.0
+        hint, took_s, began_s = state.hub.next_hint(), 0.0, time.monotonic()
         try:
             now, under_way = await reads.writing(state.db)
             # A transaction that a look did not find has stamped what it writes after that look, and may commit it long after.
             writing = {key: writing.get(key, looked) for key in under_way}
             after: reads.Place | None = reads.Place(max(start, since))
             while after is not None:
-                began_s = time.monotonic()
                 rows = await reads.run_events(state.db, tenant, after, limit=PAGE)
                 took_s += time.monotonic() - began_s
                 for row in rows:
@@ -159,6 +158,7 @@ async def _run_events(state: State, tenant: Tenant, start: datetime) -> AsyncIte
                         told[row["run_id"], row["seq"]] = row["at"]
                         yield reads.frame(row["run_id"], row)
                 after = reads.Place(*(rows[-1][name] for name in reads.Place._fields)) if len(rows) == PAGE else None
+                began_s = time.monotonic()
             looked, since = now, min([now, *writing.values()]) - _STAMPS_FIRST
             told = {key: at for key, at in told.items() if at >= since}
         except DatabaseUnavailable:

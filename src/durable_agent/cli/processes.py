@@ -212,7 +212,7 @@ async def _work(
 
 async def _until_drained(group: asyncio.TaskGroup, worker: Worker, heart: Heart, stop: asyncio.Event) -> None:
     """Run the worker until told to stop; its heart beats until every lease is given back."""
-    working = group.create_task(worker.run(), name="worker")
+    working = group.create_task(worker.run())
     stopping = group.create_task(stop.wait())
     await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
     heart.state = "draining"
