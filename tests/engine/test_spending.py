@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from durable_agent.core.outcomes import Booked, Emitted, Failed, Metered, Outcome, Released, Suspended, Used, Verdict
@@ -309,6 +310,34 @@ async def test_the_wall_clock_pauses_every_run_of_the_tree_and_more_of_it_lets_t
     assert await granted(engine, run, Limit("wall_clock_s", 600)) == [run, x.lease.run_id]
     assert sorted([claim.name for claim in await hand.claim()]) == ["y", "z"]
     assert (await engine.run(run))["status"] == "waiting"
+
+
+@pytest.mark.parametrize("late", ["started late", "resumed alone"])
+async def test_a_run_that_begins_or_goes_on_after_its_trees_time_is_paused_too(
+    engine: Engine, database: Database, late: str
+) -> None:
+    run = await engine.submit(run_of(step("a"), budget=(Limit("wall_clock_s", 60, "pause"),)))
+    hand = engine.hand()
+    (claim,) = await hand.claim()
+    starts = Suspended(claim.lease, WaitKind.RUN, "run", {}, "x", run=run_of(step("x")))
+    if late == "resumed alone":
+        await hand.settle(starts)
+    database.move_clock(61)
+    hand.beat()
+    await settle_budgets(engine.pools)
+    if late == "started late":
+        await hand.settle(starts)
+    with psycopg.connect(database.url) as conn:
+        ((child,),) = conn.execute("select id from runs where parent_run = %s", [run]).fetchall()
+    if late == "resumed alone":
+        await control.resume(engine.pools, DEFAULT_TENANT, child, actor="me")
+    await settle_budgets(engine.pools)
+    row = await engine.run(child)
+    assert (row["status"], row["paused_for"]) == ("paused", "budget")
+    assert await hand.claim() == []
+    assert await granted(engine, run, Limit("wall_clock_s", 600)) == [run, child]
+    (x,) = await hand.claim()
+    assert x.lease.run_id == child
 
 
 @pytest.mark.parametrize("looked", [True, False])

@@ -19,9 +19,10 @@ from durable_agent.core.waits import Decision, answer_of, run_waits
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
 from durable_agent.engine.extend import Addition, extend
-from durable_agent.engine.journal import JOURNAL, WAITS, Head, Journal, StepKey
+from durable_agent.engine.journal import JOURNAL, WAITS, Head, Journal, RunKey, StepKey
 from durable_agent.engine.routes import Routes
 from durable_agent.engine.settle import Opening, Settlement
+from durable_agent.engine.spend import BUDGETS
 from durable_agent.engine.submit import Planned, Submission, Tree
 from durable_agent.engine.writer import Writer
 
@@ -33,6 +34,7 @@ async def open_waits(conn: Connection, settlement: Settlement) -> bool:
     """
     journal, woken = settlement.journal, False
     skipped: list[Opening] = []
+    late: set[RunKey] = set()
     for opening in settlement.opening:
         head, asked = opening.head, opening.asked
         left, child = 0, None
@@ -41,7 +43,9 @@ async def open_waits(conn: Connection, settlement: Settlement) -> bool:
             if left == 0:
                 skipped.append(opening)
         elif asked.kind is WaitKind.RUN:
-            child = await _start(conn, journal, opening)
+            child, tree = await _start(conn, journal, opening)
+            if tree is not None and head.status is RunStatus.PAUSED:
+                late.add((head.tenant, tree.root))
         journal.waits.add(
             head.tenant, opening.id, head.id, opening.step.no, asked.kind.value, asked.name, asked.request_sha256,
             asked.allow_self, left, child, asked.expires_s, None, opening.effect, dumps(asked.request).decode(), None,
@@ -53,6 +57,9 @@ async def open_waits(conn: Connection, settlement: Settlement) -> bool:
     for opening in skipped:
         await end_spawned(conn, journal, opening.head, opening.id, opening.step.no)
         woken = True
+    # Their time may be over, and whoever paused them did not know of these runs. In the order of their keys (R1).
+    for tenant, root in sorted(late):
+        await conn.execute(BUDGETS.rearm_clock, {"tenant": tenant, "run": root})
     return woken
 
 
@@ -82,8 +89,8 @@ async def _spawn(conn: Connection, settlement: Settlement, opening: Opening) -> 
     return len(specs) - len(roots.skipped)
 
 
-async def _start(conn: Connection, journal: Journal, opening: Opening) -> UUID:
-    """Start the run that the step waits for, in this transaction."""
+async def _start(conn: Connection, journal: Journal, opening: Opening) -> tuple[UUID, Tree | None]:
+    """Start the run that the step waits for, in this transaction; return it and its tree."""
     spec, head = opening.asked.run, opening.head
     if spec is None:
         raise ValueError("a wait for a run names the run to start")
@@ -100,7 +107,7 @@ async def _start(conn: Connection, journal: Journal, opening: Opening) -> UUID:
     writer = Writer(journal.now, routes)
     writer.add(planned)
     await writer.write(conn)
-    return planned.run_id
+    return planned.run_id, tree
 
 
 async def _queued(conn: Connection, opening: Opening, specs: Sequence[StepSpec]) -> tuple[StepSpec, ...]:

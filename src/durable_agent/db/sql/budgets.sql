@@ -233,12 +233,13 @@ union all
  order by r.paused_until limit 200);
 
 -- name: rearm_clock
--- Lets the wall clock of a tree that is resumed be due again, if it was over and no time was added. Index: budgets_pk, runs_pk.
--- Locks: the row.
-update budgets b set due_at = r.created_at + make_interval(secs => b.cap)
+-- Lets the wall clock of a run's tree be due again, if it was over and no time was added: something of the tree goes on, or begins.
+-- Index: runs_pk, budgets_pk. Locks: the row.
+update budgets b set due_at = t.created_at + make_interval(secs => b.cap)
 from runs r
-where b.tenant = %(tenant)s and b.owner = %(run)s and b.meter = 'wall_clock_s' and b.due_at is null
-  and r.tenant = b.tenant and r.id = b.owner;
+cross join lateral (select t.id, t.created_at from runs t where t.tenant = r.tenant and t.id = coalesce(r.root, r.id) limit 1) t
+where r.tenant = %(tenant)s and r.id = %(run)s
+  and b.tenant = r.tenant and b.owner = t.id and b.meter = 'wall_clock_s' and b.due_at is null;
 
 -- name: restart_clock
 -- Gives a tree that is redriven after its time was over its time again, from now on. Index: budgets_pk. Locks: the row.
