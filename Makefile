@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PG15 := /usr/lib/postgresql/15/bin
 ARGS ?=
 SEEDS ?= 2000
@@ -25,12 +26,16 @@ help: ## this list
 
 env: $(STAMP) ## the Python environment in .venv, hash-checked
 
-# Most of what is installed is never imported. What the product imports is compiled here: later PYTHONDONTWRITEBYTECODE may forbid it.
+# An environment that another Python made is of no use and is made anew. The pip that comes with Python takes twice as long as the
+# locked one, and a lock that is whole needs no resolving. Most of what is installed is never imported; what the product imports is
+# compiled here, for later PYTHONDONTWRITEBYTECODE may forbid it.
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: apt-get install python3.11 python3.11-venv"; exit 1; }
+	@grep -qsxF "home = $$($(PYTHON) -c 'import os, sys; print(os.path.dirname(sys._base_executable))')" $(VENV)/pyvenv.cfg || rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment: apt-get install python3.11-venv"; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@sed -n '/^pip==/,/[^\\]$$/p' requirements.lock | $(PIP) --require-hashes -r /dev/stdin
+	$(PIP) --no-compile --no-deps --require-hashes -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
 	@$(BIN)/python -c "import pkgutil, durable_agent as da; \
 	[__import__(m.name) for m in pkgutil.walk_packages(da.__path__, 'durable_agent.') if '__main__' not in m.name]"
 	@touch $(STAMP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -188,6 +189,11 @@ def test_doctor_ends_with_1_when_something_fails(ground: Database) -> None:
     assert re.search(r"^fail  durability: .*\n +→ ", answer.out, re.MULTILINE)
     levels = {f["check"]: f["level"] for f in json.loads(command("doctor", "--database-url", ground.url, "--json").out)}
     assert levels["histories"] == "ok"
+
+
+def test_the_version_is_the_packages() -> None:
+    done = command("--version")
+    assert (done.code, done.out) == (0, f"durable-agent {version('durable-agent')}\n")
 
 
 def test_migrate_says_where_the_schema_is(ground: Database) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from durable_agent import __version__
 from durable_agent.cli import agents, replays, runs, start, waits
 from durable_agent.cli.options import Data, DatabaseUrl, Json, Modules, Url, checking, print_json, report, settings_for
 from durable_agent.cli.tree import shown
@@ -27,6 +28,21 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys, made in the databas
 app.add_typer(keys_app, name="keys")
 app.command("run")(start.start)
 app.command("tail")(start.tail)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"durable-agent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Take what goes before a command."""
 
 
 def main() -> None:
