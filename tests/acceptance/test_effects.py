@@ -131,6 +131,17 @@ async def test_what_is_under_way_is_recorded_before_the_step_waits(api: Api) -> 
     assert outside.called("charge") == [1]
 
 
+async def test_what_ends_an_attempt_ends_it_though_its_handler_takes_it_for_a_result(api: Api) -> None:
+    run_id = await run(api, "heedless")
+    doubt = await wait_of(api, run_id)
+    assert doubt["kind"] == "unknown_effect"
+    await api.http.post(f"/waits/{doubt['id']}/settle", json={"outcome": "happened", "result": "it went"})
+    question = await next_wait(api, run_id, doubt["id"])
+    await api.http.post(f"/waits/{question['id']}/respond", json={"value": 3})
+    assert (await end(api, run_id))["steps"][0]["output"] == ["it went", "{'charged': 1}", "3"]
+    assert (outside.called("mail"), outside.called("charge")) == (["her"], [1])
+
+
 async def test_an_authors_rows_are_committed_with_the_step_or_not_at_all(api: Api, database: Database) -> None:
     database.execute("create table notes (text text)")
     ended = await end(api, await run(api, "write", text="once", fails=2))

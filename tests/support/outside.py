@@ -179,6 +179,13 @@ async def both(ctx: Context) -> Any:
     return await asyncio.gather(ctx.call("charge", amount=1), ctx.ask("well?"))
 
 
+@step("heedless")
+async def heedless(ctx: Context, how: str = "breaks") -> list[Any]:
+    """Send a letter, charge and ask at the same time, and take whatever comes of each for a result."""
+    asked = ctx.call("mail", to="her", how=how), ctx.call("charge", amount=1), ctx.ask("well?")
+    return [str(one) for one in await asyncio.gather(*asked, return_exceptions=True)]
+
+
 @step("write")
 async def write(ctx: Context, text: str, fails: int = 0, ends: bool = False) -> str:
     """Write a row together with the step's result."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +26,14 @@ from durable_agent.core.records import (
     Tenant,
     Token,
 )
+from durable_agent.core.waits import Decision
 from durable_agent.errors import FatalError, RateLimited, Rejected, RetryableError, StepError
-from durable_agent.flow.effects import failure_again
+from durable_agent.flow.again import failure_again
 from durable_agent.flow.llm import Conversation
 from durable_agent.flow.model import Listener, Reply, Request, Usage
 from durable_agent.flow.registry import Registry
 from durable_agent.flow.steps import Step
-from durable_agent.testing import FakeBackend, run_in_memory
+from durable_agent.testing import FakeBackend, FakeWait, run_in_memory
 from durable_agent.worker.attempt import run_attempt
 from tests.support.alone import Alone
 
@@ -203,3 +205,36 @@ def test_a_ledger_forgets_by_number_and_not_by_what_was_asked() -> None:
     found = ledger.effect("pay", "same")
     assert found.no == 3
     assert ledger.left() is None
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+async def test_a_handler_that_breaks_by_what_it_takes_for_a_result_waits_and_its_own_word_stands(heeds: bool) -> None:
+    @step("asks_both")
+    async def asks_both(ctx: Context) -> list[Any]:
+        answers = await asyncio.gather(ctx.ask("one?", name="one"), ctx.ask("two?", name="two"), return_exceptions=True)
+        if heeds and any(isinstance(answer, BaseException) for answer in answers):
+            raise FatalError("it cannot go on")
+        return [answer.upper() for answer in answers]  # type: ignore[union-attr]
+
+    def say(engine: FakeBackend, wait: FakeWait) -> None:
+        engine.answer(wait.id, Decision.RESPONDED, value=wait.asked.name)
+
+    run = await run_in_memory([Step("asks_both")], [asks_both], answers=say)
+    assert run.outputs == ({} if heeds else {"asks_both": ["ONE", "TWO"]})
+    assert run.status == ("failed" if heeds else "completed")
+
+
+async def test_what_differs_from_the_record_ends_the_step_though_its_handler_takes_it_for_a_result() -> None:
+    @tool("pay", effect="idempotent")
+    async def pay(amount: int) -> int:
+        return amount
+
+    @step("pays_anything")
+    async def pays_anything(ctx: Context) -> int:
+        done = await asyncio.gather(ctx.call(pay, amount=ctx.attempt), return_exceptions=True)
+        if ctx.attempt == 1:
+            raise RetryableError("again")
+        return len(done)
+
+    run = await run_in_memory([Step("pays_anything")], [pays_anything, pay])
+    assert run.step("pays_anything").error["failure"] == FailureClass.DIVERGED  # type: ignore[index]

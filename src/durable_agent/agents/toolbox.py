@@ -18,8 +18,9 @@ from durable_agent.agents.config import Config
 from durable_agent.agents.tools import create_text_artifact, request_human_input
 from durable_agent.core.text import said
 from durable_agent.errors import FatalError, RateLimited, RetryableError, StepError, UnknownOutcome
+from durable_agent.flow.again import ToolFailed
 from durable_agent.flow.context import Context
-from durable_agent.flow.effects import Order, ToolFailed
+from durable_agent.flow.effects import Order
 from durable_agent.flow.model import Message, ToolCall, ToolSpec
 from durable_agent.flow.tools import Tool
 

@@ -19,7 +19,7 @@ from durable_agent.core.outcomes import Emitted, Stored, Suspended
 from durable_agent.core.promotion import spawn_prefix
 from durable_agent.core.records import Claim, RunSpec, StepSpec, WaitKind
 from durable_agent.core.waits import Decision, approval_digest
-from durable_agent.errors import Divergence, Expired, FatalError, Rejected
+from durable_agent.errors import Expired, FatalError, Rejected
 from durable_agent.flow.effects import Calls, Order
 from durable_agent.flow.encoding import encode
 from durable_agent.flow.link import Link
@@ -338,7 +338,7 @@ class Context:
         try:
             found = self.calls.ledger.answer(kind, name, digest)
         except Diverged as error:
-            raise Divergence(str(error)) from None
+            self.calls.diverged(str(error))
         if found is None:
             asked = Suspended(
                 self._claim.lease, kind, name, request, digest, expires_s, allow_self, steps=steps, run=run

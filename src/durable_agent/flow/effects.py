@@ -6,12 +6,11 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 from uuid import UUID
 
 import orjson
 
-from durable_agent import errors
 from durable_agent.core.effects import Diverged, Fresh, Ledger, Recovery, effect_key, recovery
 from durable_agent.core.events import digest, dumps
 from durable_agent.core.outcomes import (
@@ -39,19 +38,9 @@ from durable_agent.errors import (
     Suspend,
     UnknownOutcome,
 )
+from durable_agent.flow.again import failure_again, tool_failed
 from durable_agent.flow.link import Link, Passage
 from durable_agent.flow.tools import Tool
-
-# Python's own failures that a replayed handler meets as what they were.
-_AGAIN: Final[Mapping[str, type[Exception]]] = {
-    one.__name__: one
-    for one in (
-        ArithmeticError, AssertionError, AttributeError, ConnectionError, ConnectionAbortedError, ConnectionRefusedError,
-        ConnectionResetError, BrokenPipeError, EOFError, FileExistsError, FileNotFoundError, IndexError, KeyError,
-        LookupError, NotImplementedError, OSError, OverflowError, PermissionError, RuntimeError, TimeoutError, TypeError,
-        ValueError, ZeroDivisionError,
-    )
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +72,6 @@ class Order:
     final: bool = False
 
 
-class ToolFailed(FatalError):
-    """A call that is not made again has failed; its words are those of the record."""
-
-
 @dataclass(frozen=True, slots=True)
 class Begun:
     """An effect that is about to be called or looked up."""
@@ -114,7 +99,7 @@ class Calls:
     context: Callable[[str], Any]
     doubted: bool = False
     _left: InDoubt | None = None
-    _closing: Suspend | None = None
+    _closing: Suspend | Divergence | None = None
     _open: dict[int, Begun] = field(default_factory=dict)
     _under_way: set[asyncio.Future[None]] = field(default_factory=set)
     _metered: Iterator[int] = field(default_factory=itertools.count)
@@ -123,7 +108,7 @@ class Calls:
         self, tool: Tool, given: Mapping[str, Any], approval: UUID | None, order: Order | None = None
     ) -> Any:
         """Return the recorded result of this call, or make it and record it. See `Context.call`."""
-        self._still_open()
+        self.still_open()
         under_way: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._under_way.add(under_way)
         try:
@@ -237,7 +222,7 @@ class Calls:
         if self.claim.replay is not None:
             if found.state in (EffectState.FAILED, EffectState.UNKNOWN) and found.error:
                 raise failure_again(found.error)
-            raise Divergence(f"effect {found.no} ({found.name!r}) was recorded without a result")
+            self.diverged(f"effect {found.no} ({found.name!r}) was recorded without a result")
         match recovery(found.effect, found.state):
             case Recovery.SEND:
                 return None
@@ -282,7 +267,6 @@ class Calls:
         """Nobody said that it did not happen: a manual effect waits for a person; the others may be sent or looked up."""
         if begun.effect is EffectClass.MANUAL:
             message = plain(f"{facts['type']}: {facts['message']}")
-            self._open.pop(begun.no, None)
             await self.suspend(InDoubt(self.claim.lease, begun.no, begun.tool.name, message, begun.key), own)
         self.link.post(_recorded_as(self.claim, begun, EffectState.UNKNOWN, None, facts))
 
@@ -310,11 +294,16 @@ class Calls:
 
     def _recorded(self, name: str, sha: str = "") -> Effect | Fresh:
         """Return what the record has of a request, taken out of the ledger. Raises Divergence."""
-        self._still_open()
+        self.still_open()
         try:
             return self.ledger.effect(name, sha)
         except Diverged as error:
-            raise Divergence(str(error)) from None
+            self.diverged(str(error))
+
+    def diverged(self, why: str) -> NoReturn:
+        """End the attempt: nothing is called any more. Raises Divergence."""
+        self._closing = self._closing or Divergence(why)
+        raise self._closing from None
 
     async def suspend(self, outcome: Outcome, own: asyncio.Future[None] | None = None) -> NoReturn:
         """End the attempt with this outcome, after the calls under way in other tasks have been recorded. Raises Suspend.
@@ -328,7 +317,8 @@ class Calls:
                 await asyncio.wait(set(others))
         raise self._closing
 
-    def _still_open(self) -> None:
+    def still_open(self) -> None:
+        """Return while nothing has ended the attempt. Raises what has, though the handler took it for a result."""
         if self._closing is not None:
             raise self._closing
 
@@ -342,7 +332,9 @@ class Calls:
         self._left = doubt
 
     def manual_in_flight(self) -> InDoubt | None:
-        """Return the doubt that an attempt leaves behind which was ended in the middle of a manual call."""
+        """Return the doubt that an attempt leaves behind: the one it was ended by, or that of a manual call in its middle."""
+        if isinstance(self._closing, Suspend) and isinstance(self._closing.outcome, InDoubt):
+            return self._closing.outcome
         for no, begun in self._open.items():
             if begun.effect is EffectClass.MANUAL:
                 message = "the attempt was ended in the middle of the call"
@@ -354,23 +346,6 @@ def _recorded_as(
     claim: Claim, begun: Begun, state: EffectState, result: bytes | None, error: Any, used: Used | None = None
 ) -> Recorded:
     return Recorded(claim.lease, begun.no, begun.tool.name, state, result, error, begun.reserved, used)
-
-
-def failure_again(error: Mapping[str, Any]) -> Exception:
-    """Return a recorded failure as the exception it was, if that is made of a sentence, else as a StepError."""
-    name, message = str(error.get("type")), str(error.get("message"))
-    kind = _AGAIN.get(name) or getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
-            return kind(message)
-        except Exception:
-            return StepError(message)
-    return StepError(message)
-
-
-def tool_failed(error: Mapping[str, Any]) -> ToolFailed:
-    """Return a recorded failure as what a call that is not made again ends with: the same words at every attempt."""
-    return ToolFailed(f"{error['type']}: {error['message']}")
 
 
 def _partial(begun: Begun) -> Used | None:

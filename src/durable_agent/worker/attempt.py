@@ -122,7 +122,7 @@ async def _limited(claim: Claim, tool: Tool, context: Context, limit_bytes: int)
     try:
         async with cut:
             try:
-                result = await _call(claim, tool, context)
+                result = await _to_its_end(claim, tool, context)
             finally:
                 if not cut.expired() and not _cancelled():
                     await context.calls.quiet()
@@ -243,6 +243,21 @@ def _differs(claim: Claim, output: bytes, context: Context) -> Divergence | None
     if claim.replay.output != output:
         return Divergence(f"its output differs from the recorded one {first_difference(claim.replay.output, output)}")
     return None
+
+
+async def _to_its_end(claim: Claim, tool: Tool, context: Context) -> Any:
+    """Return the handler's result. Raises the signal that ended the attempt where the handler kept it to itself.
+
+    It does who gathers with `return_exceptions` and takes a Suspend for a result. Only the author's own word goes before it.
+    """
+    try:
+        result = await _call(claim, tool, context)
+    except Exception as error:
+        if not any(isinstance(one, StepError) for one in _leaves(error)):
+            context.calls.still_open()
+        raise
+    context.calls.still_open()
+    return result
 
 
 async def _call(claim: Claim, tool: Tool, context: Context) -> Any:
