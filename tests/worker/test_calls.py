@@ -238,3 +238,43 @@ async def test_what_differs_from_the_record_ends_the_step_though_its_handler_tak
 
     run = await run_in_memory([Step("pays_anything")], [pays_anything, pay])
     assert run.step("pays_anything").error["failure"] == FailureClass.DIVERGED  # type: ignore[index]
+
+
+@pytest.mark.parametrize("waits", ["all", "first", "none"])
+async def test_tasks_that_come_to_their_calls_in_another_order_when_resumed_are_no_divergence(waits: str) -> None:
+    made: list[int] = []
+    later = asyncio.Event()
+
+    @tool("quote", effect="safe")
+    async def quote(item: int) -> int:
+        if item == 1:
+            await later.wait()
+        return item * 10
+
+    @tool("pay", effect="idempotent")
+    async def pay(amount: int) -> int:
+        made.append(amount)
+        later.set()
+        return amount
+
+    @step("buys")
+    async def buys(ctx: Context) -> list[int]:
+        async def buy(item: int) -> int:
+            price = await ctx.call(quote, item=item)
+            if waits == "all":
+                later.set()
+                await ctx.approval(pay, {"amount": price})
+            elif waits == "first" and item == 1:
+                await ctx.sleep(5)
+            elif ctx.attempt == 1 and item == 1:
+                raise RetryableError("again")
+            return int(await ctx.call(pay, amount=price))
+
+        return await asyncio.gather(buy(1), buy(2))
+
+    def approve(engine: FakeBackend, wait: FakeWait) -> None:
+        if waits == "all":
+            engine.answer(wait.id, Decision.APPROVED)
+
+    run = await run_in_memory([Step("buys")], [buys, quote, pay], answers=approve)
+    assert (run.outputs, sorted(made)) == ({"buys": [10, 20]}, [10, 20])

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4, uuid5
 
 import orjson
 
-from durable_agent.core.effects import Diverged, Ledger
+from durable_agent.core.effects import Ledger
 from durable_agent.core.events import digest as digest_of
 from durable_agent.core.graph import plan
 from durable_agent.core.outcomes import Emitted, Stored, Suspended
@@ -335,10 +335,7 @@ class Context:
         self._outermost(kind.value)
         text = self._small(request)
         request, digest = orjson.loads(text), sha or digest_of(text)
-        try:
-            found = self.calls.ledger.answer(kind, name, digest)
-        except Diverged as error:
-            self.calls.diverged(str(error))
+        found = await self.calls.in_turn(lambda: self.calls.ledger.answer(kind, name, digest))
         if found is None:
             asked = Suspended(
                 self._claim.lease, kind, name, request, digest, expires_s, allow_self, steps=steps, run=run

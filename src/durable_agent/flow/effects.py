@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
 import orjson
@@ -41,6 +41,11 @@ from durable_agent.errors import (
 from durable_agent.flow.again import failure_again, tool_failed
 from durable_agent.flow.link import Link, Passage
 from durable_agent.flow.tools import Tool
+
+T = TypeVar("T")
+
+# How long another task of the handler may take from one call to the next before what it did not ask for is a divergence.
+_HELD_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ class Calls:
     _closing: Suspend | Divergence | None = None
     _open: dict[int, Begun] = field(default_factory=dict)
     _under_way: set[asyncio.Future[None]] = field(default_factory=set)
+    _held: set[asyncio.Future[None] | None] = field(default_factory=set)
     _metered: Iterator[int] = field(default_factory=itertools.count)
 
     async def call(
@@ -125,7 +131,7 @@ class Calls:
         request = self.encode(given if order is None else order.request)
         bound = tool.bind(orjson.loads(request)) if order is None else given
         sha = digest(request)
-        match found := self._recorded(tool.name, sha):
+        match found := await self.in_turn(lambda: self.ledger.effect(tool.name, sha), under_way):
             case Fresh(no):
                 key = effect_key(self.claim.idempotency_key, no, sha)
                 begun = Begun(no, key, tool, bound, EffectClass(tool.effect), order)
@@ -292,13 +298,38 @@ class Calls:
         self.link.post(Noted(self.claim.lease, found.no, name, "", dumps(value)))
         return value
 
-    def _recorded(self, name: str, sha: str = "") -> Effect | Fresh:
-        """Return what the record has of a request, taken out of the ledger. Raises Divergence."""
+    def _recorded(self, name: str) -> Effect | Fresh:
+        """Return what the record has of a value that no request goes with, taken out of the ledger. Raises Divergence."""
         self.still_open()
         try:
-            return self.ledger.effect(name, sha)
+            return self.ledger.effect(name, "")
         except Diverged as error:
             self.diverged(str(error))
+
+    async def in_turn(self, ask: Callable[[], T], own: asyncio.Future[None] | None = None) -> T:
+        """Return what the record has of a request, by `ask`. Raises Divergence.
+
+        What is recorded takes no time, so tasks of the handler may come to their calls in another order than they first did: a
+        request that is not the recorded one is held back while the task whose turn it is may still come. `own` is its call.
+        """
+        pause_s = 0.0
+        while True:
+            self.still_open()
+            try:
+                return ask()
+            except Diverged as error:
+                if self.claim.replay is not None or pause_s > _HELD_S:
+                    self.diverged(str(error))
+            self._held.add(own)
+            try:
+                if others := self._under_way - self._held:
+                    await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+                    pause_s = 0.0
+                else:
+                    await asyncio.sleep(pause_s)
+                    pause_s = max(0.001, 2 * pause_s)
+            finally:
+                self._held.discard(own)
 
     def diverged(self, why: str) -> NoReturn:
         """End the attempt: nothing is called any more. Raises Divergence."""
@@ -312,9 +343,8 @@ class Calls:
         """
         if self._closing is None:
             self._closing = Suspend(outcome)
-            others = self._under_way - {own} if own is not None else self._under_way
-            if others:
-                await asyncio.wait(set(others))
+            if others := self._under_way - self._held - {own}:
+                await asyncio.wait(others)
         raise self._closing
 
     def still_open(self) -> None:
