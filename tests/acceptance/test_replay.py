@@ -64,6 +64,19 @@ async def test_a_recorded_replay_calls_nobody_and_comes_to_the_same(api: Api) ->
     assert [row["step"] for row in found["steps"] if row["same"]] == ["buy", "alone", "fan", "last"]
 
 
+async def test_a_replay_is_itself_replayed_from_the_record_it_was_made_from(api: Api) -> None:
+    run_id = await chain(api)
+    outside.forget()
+    once = await replay(api, run_id, mode="recorded", fromStep="fan")
+    again = await replay(api, once["id"], mode="recorded", fromStep=0)
+    assert (again["status"], outputs(again), again["origin"]) == ("completed", outputs(once), once["id"]), again[
+        "error"
+    ]
+    last = await replay(api, again["id"], mode="live", fromStep="last")
+    assert (last["status"], dict(outside.CALLS)) == ("completed", {})
+    assert outputs(last) == {**outputs(once), "last": outputs(last)["last"]}
+
+
 async def test_a_recorded_replay_of_a_failed_run_fails_the_same_way(api: Api) -> None:
     run_id = await run(api, "letter", how="refused")
     first = await end(api, run_id)

@@ -257,6 +257,8 @@ def _add(journal: Journal, head: Head, rows: Row, made: _Fork, step: dict[str, A
     status, output, shared, edited = "pending", None, False, edit is not None
     fixed = edit is not None and edit.has_output
     holder = step["origin"] if step["shared"] else made.origin["id"]
+    # A replay records nothing of its own: it is made again from what it was made from.
+    record = (step["origin"] or made.origin["id"]) if made.mode == RECORDED else None
     if no in made.skipped or (no not in made.again and step["status"] == "skipped" and not fixed):
         status = "skipped"
         journal.append(head, StepEvent.SKIPPED, no, why="recorded")
@@ -284,7 +286,7 @@ def _add(journal: Journal, head: Head, rows: Row, made: _Fork, step: dict[str, A
         ord_, step["timeout_s"], step["deadline_s"], step["name"], step["kind"], step["tool"], step["condition"],
         ints(step["parents"]), ints(step["children"]), json_text(step["edge_conditions"]), dumps(step["retry"]).decode(),
         json_text(made.input_of(no)), None, step["compensate"] if made.mode == LIVE and no in made.again else None, None, None,
-        None, holder if shared or made.mode == RECORDED else None, shared, edited, output, taken,
+        None, holder if shared else record, shared, edited, output, taken,
     )  # fmt: skip
 
 
