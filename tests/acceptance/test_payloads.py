@@ -48,6 +48,30 @@ async def test_a_value_that_cannot_be_stored_ends_its_step_at_once_and_harms_nob
     assert (await end(api, neighbour))["steps"][0]["output"] == 4
 
 
+@pytest.mark.parametrize("how", ["map", "run", "undone"])
+@pytest.mark.parametrize(("levels", "stored"), [(200, True), (201, False), (254, False)])
+async def test_what_is_nested_is_handed_on_whole_or_refused_where_it_is_made(
+    api: Api, how: str, levels: int, stored: bool
+) -> None:
+    """What a run hands on is in an answer, an input and a history, which are nested deeper than it is itself."""
+    if how == "undone":
+        last = {"name": "refuses", "tool": "refuses", "dependsOn": ["nested"]}
+        run_id = await api.start({"name": "nested", "tool": "nested", "input": {"levels": levels}}, last)
+    else:
+        run_id = await run(api, "nests", levels=levels, how=how)
+    ended = await end(api, run_id)
+    steps = {one["name"]: one for one in ended["steps"]}
+    if how == "undone":
+        assert steps["nested"]["status"] == ("compensated" if stored else "dead_letter")
+    else:
+        assert ended["status"] == ("completed" if stored else "failed")
+    failed = [one for one in steps.values() if one["error"] and one["name"] != "refuses"]
+    assert all(one["error"]["failure"] == "invalid_input" for one in failed)
+    assert bool(failed) is not stored
+    assert (await api.http.get(f"/runs/{run_id}/export")).status_code == 200
+    assert (await end(api, await run(api, "double", item=2)))["steps"][0]["output"] == 4
+
+
 async def test_a_nul_character_passes_unharmed(api: Api) -> None:
     ended = await end(api, await run(api, "hostile", how="nul", where="effect"))
     assert ended["steps"][0]["output"] == "a\x00b"

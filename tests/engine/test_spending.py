@@ -340,6 +340,26 @@ async def test_a_run_that_begins_or_goes_on_after_its_trees_time_is_paused_too(
     assert x.lease.run_id == child
 
 
+async def test_a_run_that_is_redriven_alone_after_its_trees_time_is_paused_again(
+    engine: Engine, database: Database
+) -> None:
+    await engine.submit(run_of(step("a"), budget=(Limit("wall_clock_s", 60, "pause"),)))
+    hand = engine.hand()
+    (claim,) = await hand.claim()
+    await hand.settle(Suspended(claim.lease, WaitKind.RUN, "run", {}, "x", run=run_of(step("x"))))
+    (x,) = await hand.claim()
+    database.move_clock(61)
+    hand.beat()
+    await settle_budgets(engine.pools)
+    await hand.settle(ended(x))
+    child = x.lease.run_id
+    await control.redrive(engine.pools, DEFAULT_TENANT, run_id=child, actor="me")
+    await settle_budgets(engine.pools)
+    row = await engine.run(child)
+    assert (row["status"], row["paused_for"]) == ("paused", "budget")
+    assert await hand.claim() == []
+
+
 @pytest.mark.parametrize("looked", [True, False])
 async def test_a_tree_that_is_redriven_after_its_time_has_that_time_again(
     engine: Engine, database: Database, looked: bool

@@ -116,6 +116,32 @@ async def reports(ctx: Context, size: int) -> list[Any]:
     return [[one["ok"], len(one["text"])] for one in (*mapped, ended["output"]["inner"])]
 
 
+@tool("nested", effect="safe", compensate="unnested")
+async def nested(levels: int) -> Any:
+    """Return lists in lists, so many in all."""
+    made: list[Any] = []
+    for _ in range(levels - 1):
+        made = [made]
+    return made
+
+
+@tool("unnested", effect="safe")
+async def unnested(result: Any) -> Any:
+    """Return what is to be undone."""
+    return result
+
+
+@step("nests")
+async def nests(ctx: Context, levels: int, how: str) -> None:
+    """Have something nested made by a step that is added, or by a run."""
+    if how == "map":
+        await ctx.map("nested", [levels], argument="levels")
+        return
+    ended = await ctx.run([Step("inner", "nested", input={"levels": levels})])
+    if ended["status"] != "completed":
+        raise FatalError(f"the run is {ended['status']}")
+
+
 @tool("disguised", effect="safe")
 async def disguised() -> dict[str, Any]:
     """Return what looks like what stands for something large."""

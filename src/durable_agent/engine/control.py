@@ -192,7 +192,8 @@ async def _redrive_run(
             if ready:
                 journal.append(head, StepEvent.READY, no)
         await _queue_again(held)
-        held.later.extend([(BUDGETS.mark_resumed, held.where), (BUDGETS.restart_clock, held.where)])
+        for statement in (BUDGETS.mark_resumed, BUDGETS.restart_clock, BUDGETS.rearm_clock):
+            held.later.append((statement, held.where))
         row = await (await conn.execute(REDRIVE.steps_left, held.where)).fetchone()
         head.steps_left = row[0] if row else 0
     return [(RunId(run_id), name) for _no, name in dead]
