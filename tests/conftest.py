@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -35,6 +36,8 @@ ONCE = {
     "test_history",
     "test_simulation_trace",
 }
+# What makes something once for all its tests. (The marks of pytest-xdist 3.8 for this are not heard by pytest 9.2.)
+TOGETHER = {"api/test_answers", "cli/test_agents", "cli/test_commands", "cli/test_trouble", "testing/test_history"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,6 +56,22 @@ def pytest_configure(config: pytest.Config) -> None:
         directory.cleanup()
 
     config.add_cleanup(stop)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the tests that share a stack or a browser to one process, so that it is made once; every other test is alone."""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = Path(nodeid.partition("::")[0]).with_suffix("")
+            name = module.relative_to(HERE.name).as_posix()
+            if module.parent.name == "console":
+                return "console"
+            return name if name in TOGETHER else nodeid
+
+    return Together(config, log)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

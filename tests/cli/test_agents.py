@@ -12,8 +12,6 @@ import pytest
 from tests.cli.system import Answer, System, command, started
 from tests.support.postgres import Database
 
-pytestmark = pytest.mark.xdist_group("cli-agents")  # what all of it needs is made once
-
 
 @pytest.fixture(scope="module")
 def system(ground: Database) -> Iterator[System]:

@@ -24,8 +24,6 @@ DOOMED = {"steps": [{"name": "charge", "tool": "echo", "input": {"failure_rate":
 STUCK = {"steps": [{"name": "nobody_offers_this"}]}
 UNKNOWN = "018f0000-0000-7000-8000-000000000000"
 
-pytestmark = pytest.mark.xdist_group("cli-commands")  # what all of it needs is made once
-
 
 @pytest.fixture(scope="module")
 def system(ground: Database) -> Iterator[System]:

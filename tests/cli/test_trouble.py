@@ -19,8 +19,6 @@ from durable_agent.errors import InvalidRequest
 from tests.cli.system import COMMAND, System, command, environment, started
 from tests.support.postgres import Database
 
-pytestmark = pytest.mark.xdist_group("cli-trouble")  # what all of it needs is made once
-
 
 @pytest.fixture(scope="module")
 def system(ground: Database) -> Iterator[System]:

@@ -38,7 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         # A browser takes a second to start and lives in the loop that started it.
         item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-        item.add_marker(pytest.mark.xdist_group("console"))
         if missing:
             item.add_marker(pytest.mark.skip(reason=missing))
 

@@ -17,8 +17,6 @@ from tests.support import postgres
 from tests.testing.mutations import AS_READ, FORGED, Mutation, claims_without_a_release
 from tests.testing.stories import History, make, said
 
-pytestmark = pytest.mark.xdist_group("history")  # what all of it needs is made once
-
 
 @pytest.fixture(scope="module")
 def made(admin_url: str) -> Iterator[History]:
