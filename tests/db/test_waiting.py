@@ -11,6 +11,7 @@ from psycopg import generators
 
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Database
+from durable_agent.engine.claim import WIDE, Picked
 from durable_agent.engine.journal import JOURNAL, QUEUE
 from tests.support.runs import Engine, ok, run_of, step
 
@@ -53,8 +54,9 @@ async def test_whoever_is_frozen_while_it_sends_holds_its_locks_for_a_while_only
         await conn.close()
 
 
+@pytest.mark.parametrize("wide", [WIDE, 0])
 async def test_a_claim_of_runs_that_changed_while_they_were_looked_at_returns_what_their_parents_said(
-    engine: Engine,
+    engine: Engine, wide: int
 ) -> None:
     """As `test_no_statement_that_looks_again_at_a_row_reads_a_partition_in_a_subquery`, in the flesh."""
     hand = engine.hand()
@@ -62,7 +64,7 @@ async def test_a_claim_of_runs_that_changed_while_they_were_looked_at_returns_wh
     await hand.settle(*(ok(claim, {"of": str(claim.lease.run_id)}) for claim in await hand.claim(20)))
     with psycopg.connect(engine.url) as other:
         route = other.execute("select distinct route from queue").fetchall()[0][0]
-    where = {"tenant": 1, "routes": [route], "limits": [20], "froms": [0], "solo": True}
+    where = {"tenant": 1, "routes": [route], "limits": [20], "froms": [0], "solo": True, "wide": wide, "most": 10_000}
 
     async def pick() -> list[Any]:
         # A claim skips what others hold, and meets what they have just let go: one that waits meets it surely.
@@ -76,4 +78,5 @@ async def test_a_claim_of_runs_that_changed_while_they_were_looked_at_returns_wh
         await engine.blocked()
         other.commit()
     rows = await waiting
-    assert sorted((row[0], row[-1]) for row in rows) == [(run, {"a": {"of": str(run)}}) for run in runs]
+    found = sorted((row.run_id, row.outputs) for row in (Picked(1, *row) for row in rows))
+    assert found == [(run, {"a": {"of": str(run)}}) for run in runs]

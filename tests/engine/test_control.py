@@ -89,3 +89,12 @@ async def test_the_end_of_a_run_is_moved_by_no_late_word_and_by_each_end_anew(
         await hand.succeed(claim)
     again = await engine.run(run)
     assert (again["status"], (again["finished_at"] - ended).total_seconds() >= 60) == ("completed", True)
+
+
+async def test_what_a_person_paused_does_not_go_on_for_a_budget(engine: Engine) -> None:
+    """A budget's run was found due, and was resumed and paused by hand before its lock was had."""
+    run = await engine.submit(run_of(step("a")))
+    await control.pause(engine.pools, DEFAULT_TENANT, run, actor="me")
+    with pytest.raises(Conflict, match="not paused for a budget"):
+        await control.resume(engine.pools, DEFAULT_TENANT, run, actor="engine", broke=True)
+    assert (await engine.run(run))["status"] == "paused"

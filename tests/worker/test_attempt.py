@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 import pytest
 
+from durable_agent import Context, step
 from durable_agent.core.outcomes import Failed, Outcome, Succeeded
 from durable_agent.core.records import Claim, FailureClass, Lease, RunId, StepKind, Tenant, Token
 from durable_agent.errors import LeaseLost, RetryableError
@@ -192,3 +193,17 @@ async def test_a_call_is_not_made_when_the_lease_was_lost_while_it_was_looked_up
     with pytest.raises(LeaseLost):
         await run_attempt(claim, registry, Lost(registry), limit_bytes=1000)
     assert Ledger.sent == 0
+
+
+def test_a_decorator_without_parentheses_decorates() -> None:
+    @tool
+    async def plain(a: int) -> int:
+        """Return it."""
+        return a
+
+    @step
+    async def handler(ctx: Context) -> None:
+        """Do nothing."""
+
+    assert (plain.name, plain.effect, sorted(plain.accepts or ())) == ("plain", "manual", ["a"])
+    assert (handler.name, handler.orchestrates, handler.takes_context) == ("handler", True, "ctx")

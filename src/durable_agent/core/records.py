@@ -169,7 +169,8 @@ class Claim:
     """One claimed step with all an attempt needs.
 
     `parents` maps the names of succeeded parents to their outputs; `attempt` counts author-visible
-    tries from 1 (failures + 1); `idempotency_key` is the same at every attempt of the step.
+    tries from 1 (failures + 1); `idempotency_key` is the same at every attempt of the step; `refused` says why it cannot be
+    handed what it needs: then nothing is run, and that is its failure.
     """
 
     lease: Lease
@@ -191,6 +192,7 @@ class Claim:
     compensates: bool = False
     replay: Replay | None = None
     budgeted: bool = False
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from durable_agent.db import reads
 from durable_agent.db.pool import Connection, Database
 from durable_agent.engine.control import Held, cancel, locked
 from durable_agent.engine.journal import EFFECTS, JOURNAL, WAITS, RunKey
+from durable_agent.engine.spared import Spared, shuffled
 from durable_agent.engine.waiting import child_value, end_wait
 from durable_agent.errors import Conflict, Forbidden, InvalidRequest, NotFound
 
@@ -150,40 +151,47 @@ async def signal(
     return True
 
 
-async def settle_due(db: Database) -> int:
-    """End the waits whose time is over and those for runs that have ended; return how many. Any process may."""
+async def settle_due(db: Database, spared: Spared | None = None) -> int:
+    """End the waits whose time is over and those for runs that have ended; return how many. Any process may.
+
+    Those that are spared are passed over; one that cannot be ended joins them.
+    """
+    spared = spared or Spared()
     async with db.reading() as conn:
-        due = await (await conn.execute(WAITS.due, {"limit": MANY_DUE})).fetchall()
-    return sum([await _settle_one(db, Tenant(tenant), wait, run) for tenant, wait, run in due])
+        due = await (await conn.execute(WAITS.due, {"limit": MANY_DUE, "spared": list(spared.ids)})).fetchall()
+    return sum([await _settle_one(db, Tenant(tenant), wait, run, spared) for tenant, wait, run in shuffled(due)])
 
 
 async def settle_children(db: Database, ended: Iterable[RunKey]) -> int:
     """Tell the steps that wait for these runs what they came to; return how many were told."""
-    told = 0
+    told, spared = 0, Spared()
     for tenant, child in ended:
         async with db.reading() as conn:
             row = await (await conn.execute(WAITS.of_child, {"tenant": tenant, "child": child})).fetchone()
         if row is not None:
-            told += await _settle_one(db, Tenant(tenant), row[0], row[1])
+            told += await _settle_one(db, Tenant(tenant), row[0], row[1], spared)
     return told
 
 
-async def _settle_one(db: Database, tenant: Tenant, wait_id: UUID, run: UUID) -> bool:
-    try:
+async def _settle_one(db: Database, tenant: Tenant, wait_id: UUID, run: UUID, spared: Spared) -> bool:
+    settled = False
+    with spared.trying("wait", wait_id, run):
         async with locked(db, tenant, run) as held:
-            wait = await _wait(held.conn, tenant, wait_id)
-            if wait["state"] != "open" or held.head.status.final:
-                return False
-            if wait["child_run"] is not None:
-                value, ended = await child_value(held.conn, tenant, run, wait["child_run"])
-                if ended:
-                    await _close(held, wait, answer_of(Decision.FINISHED, by=None, reason=None, value=value))
-                    return True
-            if wait["due_at"] is None or wait["due_at"] > held.journal.now:
-                return False
-            await _overdue(held, wait)
-    except NotFound:
-        return False  # retention was faster
+            settled = await _end_if_due(held, await _wait(held.conn, tenant, wait_id))
+    return settled
+
+
+async def _end_if_due(held: Held, wait: dict[str, Any]) -> bool:
+    if wait["state"] != "open" or held.head.status.final:
+        return False
+    if wait["child_run"] is not None:
+        value, why, ended = await child_value(held.conn, held.head.tenant, held.head.id, wait["child_run"])
+        if ended:
+            await _close(held, wait, answer_of(Decision.FINISHED, by=None, reason=why, value=value))
+            return True
+    if wait["due_at"] is None or wait["due_at"] > held.journal.now:
+        return False
+    await _overdue(held, wait)
     return True
 
 
@@ -193,13 +201,15 @@ async def _overdue(held: Held, wait: dict[str, Any]) -> None:
     await _close(held, wait, answer_of(decision, by=None, reason=reason, value=None))
 
 
-async def cancel_orphans(db: Database) -> int:
-    """Cancel the open runs whose waiting step is no more: their parent was cancelled or failed. Returns how many."""
+async def cancel_orphans(db: Database, spared: Spared | None = None) -> int:
+    """Cancel the open runs whose waiting step is no more: their parent was cancelled or failed. Returns how many it found.
+
+    `spared` as for `settle_due`.
+    """
+    spared = spared or Spared()
     async with db.reading() as conn:
-        orphans = await (await conn.execute(WAITS.orphans)).fetchall()
-    for tenant, run in orphans:
-        try:
+        orphans = await (await conn.execute(WAITS.orphans, {"spared": list(spared.ids)})).fetchall()
+    for tenant, run in shuffled(orphans):
+        with spared.trying("orphan", run, run):
             await cancel(db, Tenant(tenant), run, actor="engine", reason="the run that waited for it has ended")
-        except (Conflict, NotFound):
-            continue
     return len(orphans)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from durable_agent.core import large
 from durable_agent.core.port import Offer
 from durable_agent.core.records import (
     Answer,
@@ -37,6 +38,8 @@ from durable_agent.telemetry import logger
 
 log = logger("claim")
 
+# Of a step with no more parents the outputs are not measured before they are read together.
+WIDE = 100
 CLAIMABLE = frozenset({RunStatus.PENDING, RunStatus.RUNNING, RunStatus.COMPENSATING})
 
 
@@ -125,6 +128,7 @@ class Picked(NamedTuple):
     budgeted: bool
     step_origin: UUID | None
     outputs: dict[str, Any] | None
+    outputs_bytes: int
 
     @property
     def replayed(self) -> bool:
@@ -152,6 +156,8 @@ async def pick(conn: Connection, tenant: Tenant, shares: Sequence[Share], *, sol
             "limits": [share.limit for share in shares],
             "froms": [share.ord for share in shares],
             "solo": solo,
+            "wide": WIDE,
+            "most": large.MOST_TOGETHER_BYTES,
         },
     )
 
@@ -191,7 +197,13 @@ def _lease(journal: Journal, head: Head, row: Picked, offer: Offer, token: Token
     note_claim(journal, head, lease, attempt=row.failures + 1, worker=offer.worker)
     effect = None if row.replayed else offer.effects.get(row.tool)
     journal.leased.add(row.at, row.tenant, row.run_id, row.no, lease.claim_no, lease.token, effect)
-    return leased_from(lease, row, row.run_input, row.goal, row.outputs or {}, secret, effect, row.budgeted)
+    leased = leased_from(lease, row, row.run_input, row.goal, row.outputs or {}, secret, effect, row.budgeted)
+    if row.outputs_bytes > large.MOST_TOGETHER_BYTES:
+        refused = large.too_much(
+            f"the outputs of the steps it depends on, {len(row.outputs or ())} of them,", row.outputs_bytes
+        )
+        return leased._replace(claim=replace(leased.claim, parents={}, refused=refused))
+    return leased
 
 
 async def read_records(conn: Connection, picked: Sequence[Picked], leased: Sequence[Leased]) -> list[Leased]:
@@ -206,7 +218,8 @@ async def read_records(conn: Connection, picked: Sequence[Picked], leased: Seque
     records = {}
     if asked := [row for row in wanted if row.has_record]:
         sources = [(r.tenant, r.run_id, r.no, r.step_origin if r.replayed else r.run_id, r.replayed) for r in asked]
-        cursor = await conn.execute(QUEUE.records, literals(("tenants", "runs", "nos", "sources", "replayed"), sources))
+        columns = ("tenants", "runs", "nos", "sources", "replayed")
+        cursor = await conn.execute(QUEUE.records, {**literals(columns, sources), "most": large.MOST_TOGETHER_BYTES})
         records = {(run, no): record for run, no, *record in await cursor.fetchall()}
     outputs = await _shared_outputs(conn, wanted)
     return [
@@ -234,7 +247,7 @@ async def _shared_outputs(conn: Connection, rows: Sequence[Picked]) -> dict[tupl
 def _with_record(
     claim: Claim, row: Picked, record: Sequence[Any] | None, outputs: Mapping[tuple[UUID, int], tuple[str, Any]]
 ) -> Claim:
-    effects, answers, replay = record or (None, None, None)
+    effects, answers, replay, size = record or (None, None, None, 0)
     status, output, error = replay or ("", None, None)
     parents = claim.parents
     if row.origin is not None:
@@ -253,6 +266,9 @@ def _with_record(
         ),
         in_doubt=row.effect is not None,
         replay=None if replay is None else Replay(output.encode() if output is not None else None, status, error),
+        refused=large.too_much("what its calls and waits returned before", size)
+        if size > large.MOST_TOGETHER_BYTES
+        else claim.refused,
     )
 
 

@@ -115,12 +115,17 @@ async def pause(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reaso
     return held.head.status.value
 
 
-async def resume(db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None) -> str:
+async def resume(
+    db: Database, tenant: Tenant, run_id: UUID, *, actor: str, reason: str | None = None, broke: bool = False
+) -> str:
     """Let a paused run's steps be claimed again; ring READY afterwards. Raises NotFound, Conflict.
 
-    One whose time is over is paused again when its clock is looked at.
+    One whose time is over is paused again when its clock is looked at. With `broke` only one that a budget paused goes on: what a
+    person paused meanwhile stays so.
     """
     async with locked(db, tenant, run_id) as held:
+        if broke and await (await held.conn.execute(BUDGETS.paused_for, held.where)).fetchone() == (None,):
+            raise Conflict(f"run {run_id} is not paused for a budget any more", run_id=str(run_id))
         held.journal.move(held.head, RunEvent.RESUMED, _why(reason), by=actor)
         await held.conn.execute(JOURNAL.unhold_steps, held.where)
         held.later.extend([(BUDGETS.mark_resumed, held.where), (BUDGETS.rearm_clock, held.where)])
@@ -215,8 +220,8 @@ async def _queue_again(held: Held) -> None:
         )  # fmt: skip
         head.waiting += 1
         if child is not None:
-            value, _ended = await child_value(conn, head.tenant, head.id, child)
-            told = answer_of(Decision.FINISHED, by=None, reason=None, value=value)
+            value, why, _ended = await child_value(conn, head.tenant, head.id, child)
+            told = answer_of(Decision.FINISHED, by=None, reason=why, value=value)
             await end_wait(conn, journal, head, wait, no, told)
         elif left == 0:
             await end_spawned(conn, journal, head, wait, no)

@@ -15,6 +15,7 @@ from durable_agent.db.pool import Connection, Database
 from durable_agent.engine.conclude import cancel_rows, close_open_steps, undo
 from durable_agent.engine.control import Held, locked, resume
 from durable_agent.engine.journal import JOURNAL
+from durable_agent.engine.spared import Spared, shuffled
 from durable_agent.engine.spend import BUDGET_COLUMNS, BUDGETS, charge_run, under_way
 from durable_agent.errors import Conflict, InvalidRequest, NotFound
 
@@ -77,29 +78,36 @@ async def carry_on(db: Database, tenant: Tenant, owner: UUID, *, actor: str) -> 
     gone = []
     for (run,) in rows:
         try:
-            await resume(db, tenant, run, actor=actor, reason="the budget was set anew")
+            await resume(db, tenant, run, actor=actor, reason="the budget was set anew", broke=True)
         except (Conflict, NotFound):
             continue
         gone.append(RunId(run))
     return gone
 
 
-async def settle_budgets(db: Database) -> int:
-    """End or pause the trees whose time is over, and let runs try again whose rolling window moved on; any process may."""
+async def settle_budgets(db: Database, spared: Spared | None = None) -> int:
+    """End or pause the trees whose time is over, and let runs try again whose rolling window moved on; any process may.
+
+    Those that are spared are passed over; one with which it cannot be done joins them.
+    """
+    spared = spared or Spared()
     async with db.reading() as conn:
-        due = await (await conn.execute(BUDGETS.due)).fetchall()
-    for tenant, run, what in due:
-        try:
-            if what == "again":
-                await resume(db, Tenant(tenant), run, actor="engine", reason="the budget's window moved on")
-            else:
-                await _time_is_over(db, Tenant(tenant), run)
-        except NotFound:
-            async with db.transaction() as conn:  # retention was faster
-                await conn.execute(BUDGETS.stop_clock, {"tenant": tenant, "owner": run})
-        except Conflict:
-            continue
+        due = await (await conn.execute(BUDGETS.due, {"spared": list(spared.ids)})).fetchall()
+    for tenant, run, what in shuffled(due):
+        with spared.trying("budget", run, run):
+            await _settle(db, Tenant(tenant), run, what)
     return len(due)
+
+
+async def _settle(db: Database, tenant: Tenant, run: UUID, what: str) -> None:
+    if what == "again":
+        await resume(db, tenant, run, actor="engine", reason="the budget's window moved on", broke=True)
+        return
+    try:
+        await _time_is_over(db, tenant, run)
+    except NotFound:
+        async with db.transaction() as conn:  # retention was faster
+            await conn.execute(BUDGETS.stop_clock, {"tenant": tenant, "owner": run})
 
 
 async def _time_is_over(db: Database, tenant: Tenant, run_id: UUID) -> None:

@@ -37,7 +37,7 @@ from durable_agent.core.records import FailureClass, Lease, Tenant
 from durable_agent.core.states import RunStatus, StepEvent
 from durable_agent.db.arrays import literals
 from durable_agent.db.pool import Connection
-from durable_agent.engine.claim import fresh_tokens, note_claim
+from durable_agent.engine.claim import WIDE, fresh_tokens, note_claim
 from durable_agent.engine.journal import JOURNAL, STEP_KEY, Head, Journal, RunKey, StepKey
 
 
@@ -115,8 +115,12 @@ class Ready:
 
     @property
     def risky(self) -> bool:
-        """Whether it lost leases before, or has a record to be read: such a step is never handed off (see `core.turns`)."""
-        return self.child.crashes > 0 or self.child.claim_no > 0 or self.head.origin is not None
+        """Whether it lost leases before, has a record to be read, or outputs to be measured: such a step is never handed off.
+
+        See `core.turns`.
+        """
+        child = self.child
+        return child.crashes > 0 or child.claim_no > 0 or self.head.origin is not None or len(child.parents) > WIDE
 
 
 class Count(NamedTuple):

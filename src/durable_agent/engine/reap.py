@@ -32,6 +32,7 @@ from durable_agent.engine.grant import settle_budgets
 from durable_agent.engine.journal import EFFECTS, Journal, read_now
 from durable_agent.engine.promote import Promotion
 from durable_agent.engine.settle import Lost, Settlement, read
+from durable_agent.engine.spared import Spared
 from durable_agent.engine.waiting import settle_waiting
 from durable_agent.engine.weeks import drop_weeks, make_weeks, put_off, reset_empty
 from durable_agent.errors import DatabaseUnavailable, LostRace
@@ -81,6 +82,7 @@ class Upkeep:
     counters: Counters = field(default_factory=Counters)
     on_ready: Callable[[], None] | None = None
     relaxed: Callable[[], bool] = lambda: False
+    spared: Spared = field(default_factory=Spared)
     _quiet_until: float = 0.0
     _sweep_at: float = 0.0
     _partitions_at: float = 0.0
@@ -135,6 +137,7 @@ class Upkeep:
                 await self._sweep(conn)
             if now_s >= self._partitions_at:
                 self._partitions_at = now_s + PARTITIONS_S * (0.75 + random.random() / 2)
+                self.spared.forget()
                 await self.keep_partitions(conn)
                 async with put_off("forget"):
                     await forget(conn)
@@ -226,11 +229,11 @@ class Upkeep:
         """End the waits that are due, and the runs that nobody waits for any more."""
         settled = 0
         for _ in range(20):
-            settled += (found := await settle_due(self.db))
+            settled += (found := await settle_due(self.db, self.spared))
             if found < MANY_DUE:
                 break
-        settled += await settle_budgets(self.db) + await release_all(self.db)
-        if settled + await cancel_orphans(self.db):
+        settled += await settle_budgets(self.db, self.spared) + await release_all(self.db)
+        if settled + await cancel_orphans(self.db, self.spared):
             self.bell.ring(READY, EVENTS, CONTROL)
             self.stir()
 

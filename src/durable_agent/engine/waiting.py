@@ -10,6 +10,7 @@ from uuid import UUID
 import orjson
 from uuid_utils.compat import uuid7
 
+from durable_agent.core import large
 from durable_agent.core.events import dumps
 from durable_agent.core.graph import plan
 from durable_agent.core.promotion import decide_roots
@@ -170,10 +171,16 @@ async def arrivals(conn: Connection, journal: Journal, arrived: Mapping[StepKey,
 
 async def end_spawned(conn: Connection, journal: Journal, head: Head, wait: UUID, no: int) -> None:
     """Answer an open wait for spawned steps, all of which have ended, with what they came to."""
-    where = {"tenant": head.tenant, "run": head.id, "no": no}
+    where = {"tenant": head.tenant, "run": head.id, "no": no, "most": large.MOST_TOGETHER_BYTES}
     results = await (await conn.execute(WAITS.spawned, where)).fetchall()
-    value = [{"name": name, "status": status, "output": output} for name, status, output in results]
-    await end_wait(conn, journal, head, wait, no, answer_of(Decision.FINISHED, by=None, reason=None, value=value))
+    value = [{"name": name, "status": status, "output": output} for name, status, output, _ in results]
+    reason = _over(f"the outputs of the {len(results)} steps it added", results[0][3] if results else 0)
+    await end_wait(conn, journal, head, wait, no, answer_of(Decision.FINISHED, by=None, reason=reason, value=value))
+
+
+def _over(what: str, size: int) -> str | None:
+    """Return why the outputs were left out of an answer, if they were; the step fails with it."""
+    return large.too_much(what, size) if size > large.MOST_TOGETHER_BYTES else None
 
 
 async def settle_waiting(conn: Connection, journal: Journal) -> None:
@@ -197,12 +204,15 @@ async def settle_waiting(conn: Connection, journal: Journal) -> None:
 _WAITABLE = frozenset({RunStatus.RUNNING, *WAITING_RUN})
 
 
-async def child_value(conn: Connection, tenant: Tenant, run: UUID, child: UUID) -> tuple[dict[str, Any], bool]:
-    """Return what a child run came to, and whether it has ended: its status, its last steps' outputs, its error."""
+async def child_value(
+    conn: Connection, tenant: Tenant, run: UUID, child: UUID
+) -> tuple[dict[str, Any], str | None, bool]:
+    """Return what a child run came to (its status, its last steps' outputs, its error), why outputs are left out, and if it ended."""
     row = await (await conn.execute(WAITS.child, {"tenant": tenant, "run": child})).fetchone()
     if row is None:
-        return {"run_id": str(child), "status": "gone", "output": None, "error": None}, True
+        return {"run_id": str(child), "status": "gone", "output": None, "error": None}, None, True
     status, ended, error = row
-    outputs = await (await conn.execute(WAITS.child_outputs, {"tenant": tenant, "run": child})).fetchone()
-    value = {"run_id": str(child), "status": status, "output": outputs[0] if outputs else None, "error": error}
-    return orjson.loads(orjson.dumps(value)), bool(ended)
+    where = {"tenant": tenant, "run": child, "most": large.MOST_TOGETHER_BYTES}
+    ((outputs, size),) = await (await conn.execute(WAITS.child_outputs, where)).fetchall()
+    value = {"run_id": str(child), "status": status, "output": outputs, "error": error}
+    return orjson.loads(orjson.dumps(value)), _over(f"the outputs of run {child}", size), bool(ended)

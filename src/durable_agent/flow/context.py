@@ -268,6 +268,8 @@ class Context:
         specs = tuple(_prefixed(prefix, spec) for spec in specs)
         sha = digest_of(self._encode([[spec.name, spec.tool, spec.input] for spec in specs]))
         answer = await self._wait(WaitKind.STEPS, name, {"steps": len(specs)}, None, sha=sha, steps=specs)
+        if answer["reason"]:
+            raise FatalError(answer["reason"])
         return [await self._link.whole(one["output"]) for one in answer["value"]]
 
     async def map(
@@ -291,6 +293,8 @@ class Context:
         sha = digest_of(self._encode([goal, input, [[spec.name, spec.tool, spec.input] for spec in specs]]))
         run = RunSpec(specs, goal, input)
         answer = await self._wait(WaitKind.RUN, name, {"steps": len(specs), "goal": goal}, None, sha=sha, run=run)
+        if answer["reason"]:
+            raise FatalError(answer["reason"])
         outputs = (answer["value"]["output"] or {}).items()
         return {**answer["value"], "output": {step: await self._link.whole(one) for step, one in outputs} or None}
 

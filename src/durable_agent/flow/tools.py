@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -84,12 +84,23 @@ class Tool:
         return bound
 
 
+@overload
+def tool(name: Callable[..., Any], /) -> Tool: ...
+
+
+@overload
 def tool(
-    name: str | None = None, *, effect: Effect = "manual", retry: RetryPolicy | None = None,
+    name: str | None = None, *, effect: Effect = ..., retry: RetryPolicy | None = ..., timeout_s: float | None = ...,
+    compensate: str | None = ..., isolation: Isolation = ..., verify: Callable[..., Any] | None = ..., breaker: bool = ...,
+) -> Callable[[Callable[..., Any]], Tool]: ...  # fmt: skip
+
+
+def tool(
+    name: str | Callable[..., Any] | None = None, *, effect: Effect = "manual", retry: RetryPolicy | None = None,
     timeout_s: float | None = None, compensate: str | None = None, isolation: Isolation = "inline",
     verify: Callable[..., Any] | None = None, breaker: bool = False,
-) -> Callable[[Callable[..., Any]], Tool]:  # fmt: skip
-    """Make a function a tool that steps ask for by `name` (default: the function's own).
+) -> Tool | Callable[[Callable[..., Any]], Tool]:  # fmt: skip
+    """Make a function a tool that steps ask for by `name` (default: the function's own). `@tool` alone does, too.
 
     `async def` runs in the worker's event loop, `def` in a thread; `isolation="process"` runs a `def` or `async def`
     in a child process, which the deadline can kill. The function's annotations type its arguments; a first parameter
@@ -98,6 +109,8 @@ def tool(
     the default, waits for a person. With a `breaker`, five failures in a row keep the whole fleet from calling it for a
     while. Raises InvalidRequest for an unusable name or signature.
     """
+    if callable(name):
+        return tool()(name)
 
     def decorate(function: Callable[..., Any]) -> Tool:
         made = _made(
@@ -112,15 +125,31 @@ def tool(
     return decorate
 
 
+@overload
+def step(name: Callable[..., Any], /) -> Tool: ...
+
+
+@overload
 def step(
-    name: str | None = None, *, retry: RetryPolicy | None = None, timeout_s: float | None = None,
+    name: str | None = None,
+    *,
+    retry: RetryPolicy | None = ...,
+    timeout_s: float | None = ...,
+    compensate: str | None = ...,
+) -> Callable[[Callable[..., Any]], Tool]: ...
+
+
+def step(
+    name: str | Callable[..., Any] | None = None, *, retry: RetryPolicy | None = None, timeout_s: float | None = None,
     compensate: str | None = None,
-) -> Callable[[Callable[..., Any]], Tool]:  # fmt: skip
+) -> Tool | Callable[[Callable[..., Any]], Tool]:  # fmt: skip
     """Make a function a step's handler: code that calls tools, waits and decides, and does nothing else outside.
 
     It is run again from its beginning after a crash or a wait; what it did through its Context is not done again.
     Otherwise as `tool`.
     """
+    if callable(name):
+        return step()(name)
 
     def decorate(function: Callable[..., Any]) -> Tool:
         return _made(function, name, "safe", retry, timeout_s, compensate, "inline", None, orchestrates=True)

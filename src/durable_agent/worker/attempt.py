@@ -48,6 +48,8 @@ async def run_attempt(claim: Claim, registry: Registry, link: Link, *, limit_byt
     tool = registry.get(claim.tool)
     if tool is None:
         return _doubtful(claim.in_doubt, _failed(claim, FatalError(f"this worker does not offer tool {claim.tool!r}")))
+    if claim.refused is not None:
+        return _doubtful(claim.in_doubt, _failed(claim, FatalError(claim.refused)))
     decided = _decided_before(claim, tool)
     if decided is not None:
         return decided

@@ -217,6 +217,10 @@ where r.tenant = %(tenant)s and r.id = %(run)s;
 update runs r set paused_for = null, paused_until = null
 where r.tenant = %(tenant)s and r.id = %(run)s and r.paused_for is not null;
 
+-- name: paused_for
+-- What paused a run, if it was not a person. Index: runs_pk.
+select r.paused_for from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
+
 -- name: broke
 -- The runs of a tree, or of an agent, that a budget paused. Index: runs_tree, runs_agent.
 select r.id from runs r
@@ -226,10 +230,11 @@ order by r.id;
 
 -- name: due
 -- Trees whose time is over, and runs that a rolling window paused and that may try again. Index: budgets_due, runs_broke.
-(select b.tenant, b.owner as run_id, 'over' as what from budgets b where b.due_at <= engine_now() order by b.due_at limit 200)
+(select b.tenant, b.owner as run_id, 'over' as what from budgets b where b.due_at <= engine_now() and b.owner <> all(%(spared)s::uuid[]) order by b.due_at limit 200)
 union all
 (select r.tenant, r.id, 'again' from runs r
  where r.paused_for is not null and r.paused_until <= engine_now() and r.status = 'paused'
+   and r.id <> all(%(spared)s::uuid[])
  order by r.paused_until limit 200);
 
 -- name: rearm_clock

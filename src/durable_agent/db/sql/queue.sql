@@ -26,12 +26,13 @@ left join (select tenant, route, ord from head limit 1000) h on true;
 
 -- name: pick
 -- The oldest ready steps of one tenant, so many of each route, with their run (R2) and all an attempt needs: never waits.
+-- Of a step with many parents the outputs are measured first, and left out where they are more together than a value may be.
 -- The outputs are joined: read by a subquery of its own from a partition, they can end PostgreSQL 18.4 (decisions/0011).
 -- Index: queue_ready in claim order; runs_pk, steps_pk. Locks: the queue row and its run, both skipping what is locked.
 select p.run_id, p.no, p.claim_no, p.failures, p.crashes, p.max_crashes, p.at, p.status, p.last_seq, p.chain, p.steps_total,
        p.steps_left, p.waiting, p.parent_run, p.run_at, p.input, p.goal, s.name, s.kind, s.tool, s.input, s.timeout_s,
        s.deadline_s, s.children, s.max_attempts, s.retry::text, s.spawned_by, s.compensates, p.effect,
-       p.origin, p.mode, p.budgeted, s.origin, o.outputs
+       p.origin, p.mode, p.budgeted, s.origin, o.outputs, t.bytes
 from unnest(%(routes)s::int[], %(limits)s::int[], %(froms)s::bigint[]) w(route, n, ord)
 cross join lateral (
   select q.run_id, q.no, q.claim_no, q.failures, q.crashes, q.max_crashes, q.effect, q.ctid as at, r.*
@@ -50,7 +51,15 @@ cross join lateral (
   select s.* from steps s where s.tenant = %(tenant)s and s.run_id = p.run_id and s.no = p.no limit 1
 ) s
 cross join lateral (
-  select json_object_agg(k.name, k.output) as outputs
+  select coalesce(sum(octet_length(k.output::text)), 0)::bigint as bytes
+  from unnest(case when cardinality(s.parents) > %(wide)s then s.parents end) u(no)
+  cross join lateral (
+    select k.output from steps k
+    where k.tenant = %(tenant)s and k.run_id = p.run_id and k.no = u.no and k.status = 'succeeded' limit 1
+  ) k
+) t
+cross join lateral (
+  select json_object_agg(k.name, case when t.bytes <= %(most)s then k.output end) as outputs
   from unnest(s.parents) u(no)
   cross join lateral (
     select k.name, k.output from steps k
@@ -59,18 +68,29 @@ cross join lateral (
 ) o;
 
 -- name: records
--- What the steps of a batch recorded before, or the run they are replayed from did: effects, answers, outcome.
+-- What the steps of a batch recorded before, or the run they are replayed from did: effects, answers, outcome. What is more
+-- together than a value may be is measured, and left out.
 -- Index: effects_pk, waits_step, steps_pk. Locks nothing.
 select d.run_id, d.no,
        (select json_agg(json_build_array(e.no, e.name, e.class, e.request_sha256, e.key, e.state, e.result, e.error))
-        from effects e where e.tenant = d.tenant and e.run_id = d.source and e.step_no = d.no),
+        from effects e where b.bytes <= %(most)s and e.tenant = d.tenant and e.run_id = d.source and e.step_no = d.no),
        (select json_agg(json_build_array(w.no, w.kind, w.name, w.request_sha256, w.id, w.answer))
-        from waits w where w.tenant = d.tenant and w.run_id = d.source and w.step_no = d.no and w.state = 'answered'
-           and (w.kind <> 'unknown_effect' or w.consumed_at is null)),
+        from waits w where b.bytes <= %(most)s and w.tenant = d.tenant and w.run_id = d.source and w.step_no = d.no
+           and w.state = 'answered' and (w.kind <> 'unknown_effect' or w.consumed_at is null)),
        (select json_build_array(o.status, o.output::text, o.error)
-        from steps o where o.tenant = d.tenant and o.run_id = d.source and o.no = d.no and d.replayed)
+        from steps o where o.tenant = d.tenant and o.run_id = d.source and o.no = d.no and d.replayed),
+       b.bytes
 from unnest(%(tenants)s::int[], %(runs)s::uuid[], %(nos)s::int[], %(sources)s::uuid[], %(replayed)s::bool[])
-  d(tenant, run_id, no, source, replayed);
+  d(tenant, run_id, no, source, replayed)
+cross join lateral (
+  select (
+    (select coalesce(sum(octet_length(e.result::text)), 0)
+     from effects e where e.tenant = d.tenant and e.run_id = d.source and e.step_no = d.no)
+    + (select coalesce(sum(octet_length(w.answer::text)), 0)
+       from waits w where w.tenant = d.tenant and w.run_id = d.source and w.step_no = d.no and w.state = 'answered')
+  )::bigint as bytes
+  offset 0
+) b;
 
 -- name: lease_steps
 -- Turns picked ready steps into leased ones; guarded by the claim number that was seen (R3, R12).

@@ -89,12 +89,19 @@ where w.tenant = d.tenant and w.run_id = d.run_id and w.step_no = d.no and w.kin
 returning w.tenant, w.id, w.run_id, w.step_no, w.steps_left;
 
 -- name: spawned
--- What the steps came to that a step spawned for a wait, in their order: its last ones. Index: steps_pk.
-select s.name, s.status, s.output
-from steps s
-where s.tenant = %(tenant)s and s.run_id = %(run)s and s.spawned_by = %(no)s
-  and s.no >= (select max(f.no) from steps f where f.tenant = %(tenant)s and f.run_id = %(run)s and f.spawned_by = %(no)s
-                 and f.spawn_index = 0)
+-- What the steps came to that a step spawned for a wait, in their order: its last ones; without their outputs where these are
+-- more together than a value may be. Index: steps_pk.
+with spawned as materialized (
+  select s.no, s.name, s.status, s.output
+  from steps s
+  where s.tenant = %(tenant)s and s.run_id = %(run)s and s.spawned_by = %(no)s
+    and s.no >= (select max(f.no) from steps f where f.tenant = %(tenant)s and f.run_id = %(run)s and f.spawned_by = %(no)s
+                   and f.spawn_index = 0)
+), together as (
+  select coalesce(sum(octet_length(s.output::text)), 0)::bigint as bytes from spawned s
+)
+select s.name, s.status, case when t.bytes <= %(most)s then s.output end, t.bytes
+from spawned s cross join together t
 order by s.no;
 
 -- name: add_signal
@@ -128,11 +135,12 @@ select count(*)::int from signals s where s.tenant = %(tenant)s and s.run_id = %
 -- name: due
 -- Open waits whose time is over, and those for runs that have ended: candidates, looked at again under the run's lock.
 -- Index: waits_due, waits_child. Locks nothing. Over all tenants: the process's upkeep.
-select w.tenant, w.id, w.run_id from waits w where w.state = 'open' and w.due_at <= engine_now()
+select w.tenant, w.id, w.run_id from waits w
+where w.state = 'open' and w.due_at <= engine_now() and w.id <> all(%(spared)s::uuid[])
 union all
 select w.tenant, w.id, w.run_id from waits w
 join runs r on r.tenant = w.tenant and r.id = w.child_run
-where w.state = 'open' and w.child_run is not null and r.finished_at is not null
+where w.state = 'open' and w.child_run is not null and r.finished_at is not null and w.id <> all(%(spared)s::uuid[])
 limit %(limit)s;
 
 -- name: of_child
@@ -145,9 +153,16 @@ where w.tenant = %(tenant)s and w.child_run = %(child)s and w.state = 'open';
 select r.status, r.finished_at is not null, r.error from runs r where r.tenant = %(tenant)s and r.id = %(run)s;
 
 -- name: child_outputs
--- The outputs of a run's last steps, those that nobody waits for, by name. Index: steps_pk.
-select json_object_agg(s.name, s.output) from steps s
-where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'succeeded' and cardinality(s.children) = 0;
+-- The outputs of a run's last steps, those that nobody waits for, by name; null where they are more together than a value may
+-- be. Index: steps_pk.
+with last as materialized (
+  select s.name, s.output from steps s
+  where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'succeeded' and cardinality(s.children) = 0
+), together as (
+  select coalesce(sum(octet_length(l.output::text)), 0)::bigint as bytes from last l
+)
+select json_object_agg(l.name, case when t.bytes <= %(most)s then l.output end), coalesce(max(t.bytes), 0)
+from last l cross join together t;
 
 -- name: list_waits
 -- Waits for people, the oldest open ones first. Index: waits_open, else waits_pk.
@@ -191,7 +206,7 @@ from waits w where w.tenant = %(tenant)s and w.run_id = %(run)s order by w.step_
 select r.tenant, r.id
 from waits w join runs r on r.tenant = w.tenant and r.id = w.child_run
 where w.state = 'cancelled' and w.child_run is not null and w.answered_at > engine_now() - interval '7 days'
-  and r.finished_at is null and r.status <> 'compensating'
+  and r.finished_at is null and r.status <> 'compensating' and r.id <> all(%(spared)s::uuid[])
 limit 100;
 
 -- name: void_words
