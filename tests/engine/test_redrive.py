@@ -131,3 +131,15 @@ async def test_a_manual_step_that_was_cut_off_is_in_doubt_after_a_redrive(engine
     hand = await cut_off(engine)
     again = {claim.name: claim for claim in await hand.claim()}
     assert (again["cut off"].in_doubt, again["bad"].in_doubt) == (True, False)
+
+
+async def test_runs_that_cannot_go_on_keep_no_others_from_being_redriven(engine: Engine) -> None:
+    hand = engine.hand()
+    undecided = run_of(step("a", retry=ONCE), step("b"), step("c", ("b", "output.missing > 1")))
+    undone = run_of(step("b", compensate="noop"), step("a", "b", retry=ONCE))
+    for spec in (undecided, undone, run_of(step("a", retry=ONCE))):
+        last = await engine.submit(spec)
+        while claims := {claim.name: claim for claim in await hand.claim()}:
+            await hand.settle(*(failed(c, in_doubt=False) if n == "a" else ok(c, {}) for n, c in claims.items()))
+        assert (await engine.run(last))["status"] == "failed"
+    assert await control.redrive(engine.pools, DEFAULT_TENANT, limit=1, actor="me") == [(last, "a")]

@@ -1,9 +1,15 @@
 -- name: candidates
--- Dead letters by filter, oldest first; a condition that cannot be decided would only fail again, and is found for a named run
--- only, which is told so. Index: dead_letters_pk for one run, else its age by a scan of what is dead.
+-- Dead letters by filter, oldest first. Those of runs that cannot go on (one that has ended otherwise or has undone what it did; a
+-- condition that cannot be decided would only fail again) are found for a named run only, which is told so: they would keep the
+-- limit from those behind them. Index: dead_letters_pk for one run, else its age by a scan of what is dead; runs_pk.
 select d.run_id, d.no from dead_letters d
-where d.tenant = %(tenant)s and (d.reason <> 'condition_error' or %(run)s::uuid is not null)
-  and (%(run)s::uuid is null or d.run_id = %(run)s::uuid)
+where d.tenant = %(tenant)s
+  and (d.run_id = %(run)s::uuid or %(run)s::uuid is null
+       and exists (select from runs r
+                   where r.tenant = d.tenant and r.id = d.run_id and r.status = 'failed'
+                     and case when r.ending is not null then r.error->>'reason' = 'compensation_failed'
+                              else not exists (select from dead_letters c where c.tenant = d.tenant and c.run_id = d.run_id
+                                                 and c.reason = 'condition_error') end))
   and (%(step)s::text is null or d.name = %(step)s::text)
   and (%(reason)s::text is null or d.reason = %(reason)s::text)
   and (%(tool)s::text is null or d.tool = %(tool)s::text)
