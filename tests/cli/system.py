@@ -15,6 +15,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from tests.cli import warm
+from tests.support.clusters import copied
+from tests.support.postgres import place
 
 COMMAND = (sys.executable, "-m", "durable_agent")
 MARK = "DURABLE_AGENT_TEST_MARK"
@@ -121,10 +123,12 @@ def until_gone(pids: Sequence[int]) -> None:
 
 
 @contextlib.contextmanager
-def folder() -> Iterator[Path]:
-    """Yield a temporary folder that PostgreSQL's user may enter, too."""
-    with tempfile.TemporaryDirectory(prefix="durable-agent-test-", dir="/var/tmp", ignore_cleanup_errors=True) as made:
+def folder(*, empty: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that PostgreSQL's user may enter, too: a data directory, or one that is to be made of it."""
+    with tempfile.TemporaryDirectory(prefix="durable-agent-test-", dir=place(), ignore_cleanup_errors=True) as made:
         Path(made).chmod(0o755)
+        if not empty:
+            copied(Path(made))
         yield Path(made)
 
 

@@ -126,7 +126,7 @@ def test_files_that_are_others_already_are_said(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_a_command_is_loaded_ends_it_in_silence(tmp_path: Path) -> None:
-    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [*COMMAND, "--help"], env=environment(PYTHONPATH=path), capture_output=True, text=True, check=False

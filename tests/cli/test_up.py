@@ -46,7 +46,7 @@ def completes(system: System, run: str) -> bool:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_drains_everything_and_exits_0(signum: signal.Signals) -> None:
-    with folder() as data, started("up", data_dir=data) as system:
+    with folder(empty=True) as data, started("up", data_dir=data) as system:
         start_run(system)
         system.until("worker_started", times=2)
         assert len([line for line in system.pids().values() if "durable_agent worker" in line]) == 2
@@ -169,7 +169,7 @@ def test_the_demo_kills_a_worker_and_its_run_completes() -> None:
 
 
 def test_a_taken_port_is_refused_before_anything_is_started() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, folder() as data:
+    with socket.create_server(("127.0.0.1", 0)) as taken, folder(empty=True) as data:
         port = taken.getsockname()[1]
         for what in ("up", "demo"):
             with started(what, data_dir=data, port=port) as system:
