@@ -135,20 +135,42 @@ async def test_who_waits_for_what_is_too_much_together_fails_and_says_so(
     shrink(database)
 
 
+async def test_a_step_with_many_parents_is_measured_though_its_worker_could_be_handed_it(
+    engine: Engine, database: Database
+) -> None:
+    names = [f"s{no}" for no in range(MANY)]
+    await engine.submit(run_of(*map(step, names), step("all", *names)))
+    hand = engine.hand()
+    last = await all_but_one(hand)
+    swell(database, "true")
+    assert (await hand.exchange([ok(last)])).claims == ()
+    (claim,) = await hand.claim()
+    assert (claim.name, claim.refused is not None) == ("all", True)
+    shrink(database)
+
+
 async def test_a_wait_that_cannot_be_ended_keeps_no_other_from_its_end(engine: Engine, database: Database) -> None:
     hand = engine.hand()
     good, _ = await engine.asked(hand, WaitKind.TIMER, expires_s=60.0)
+    _, late = await engine.asked(hand, WaitKind.TIMER, expires_s=60.0)
     bad, wait = await engine.asked(hand, WaitKind.RUN, run=run_of(step("c")))
     (child,) = await hand.claim()
     assert await hand.succeed(child, "x") is Verdict.OK
-    deep = "[" * 300 + "]" * 300
-    database.execute("update steps set output = %s::json where name = 'c'", deep)
+    database.execute("update steps set output = %s::json where name = 'c'", "[" * 300 + "]" * 300)
+    database.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin raise exception 'a bad row' using errcode = '22000'; end $$"
+    )
+    refuse = "create trigger refuse before update on waits for each row when (old.id = '{}') execute function refuse()"
+    database.execute(refuse.format(late))
     database.move_clock(61)
-    assert await settle_due(engine.pools, engine.upkeep.spared) == 1
+    spared = engine.upkeep.spared
+    assert await settle_due(engine.pools, spared) == 1
     assert (await engine.statuses(good))["a"] == "ready"
     assert (await engine.statuses(bad))["a"] == "waiting"
-    assert engine.upkeep.spared.ids == {wait}
+    assert spared.ids == {wait, late}
+    database.execute("drop trigger refuse on waits")
     database.execute("update steps set output = '\"x\"' where name = 'c'")
-    assert await settle_due(engine.pools, engine.upkeep.spared) == 0
-    engine.upkeep.spared.forget()
-    assert await settle_due(engine.pools, engine.upkeep.spared) == 1
+    assert await settle_due(engine.pools, spared) == 0
+    spared.forget()
+    assert await settle_due(engine.pools, spared) == 2

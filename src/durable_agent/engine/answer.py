@@ -174,11 +174,11 @@ async def settle_children(db: Database, ended: Iterable[RunKey]) -> int:
 
 
 async def _settle_one(db: Database, tenant: Tenant, wait_id: UUID, run: UUID, spared: Spared) -> bool:
-    settled = False
     with spared.trying("wait", wait_id, run):
         async with locked(db, tenant, run) as held:
             settled = await _end_if_due(held, await _wait(held.conn, tenant, wait_id))
-    return settled
+        return settled  # which it is once it is committed
+    return False
 
 
 async def _end_if_due(held: Held, wait: dict[str, Any]) -> bool:
