@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog
 
 from durable_agent import Context, tool
 from durable_agent.core import large
@@ -165,7 +166,9 @@ async def test_a_wait_that_cannot_be_ended_keeps_no_other_from_its_end(engine: E
     database.execute(refuse.format(late))
     database.move_clock(61)
     spared = engine.upkeep.spared
-    assert await settle_due(engine.pools, spared) == 1
+    with structlog.testing.capture_logs() as logs:
+        assert await settle_due(engine.pools, spared) == 1
+    assert [line["event"] for line in logs] == ["not_settled"] * 2
     assert (await engine.statuses(good))["a"] == "ready"
     assert (await engine.statuses(bad))["a"] == "waiting"
     assert spared.ids == {wait, late}
