@@ -71,11 +71,12 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class ConditionFailed:
-    """A condition could not be decided; that is an error, never a silent false."""
+    """A condition could not be decided; that is an error, never a silent false. `late`: there was no time left to try."""
 
     expression: str
     message: str
     taken: int = 0
+    late: bool = False
 
 
 Verdict = StillPending | Ready | Skipped | ConditionFailed

@@ -6,6 +6,7 @@ turn, so the walk goes on until nothing more is decided.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from durable_agent.core.promotion import (
     ParentResolution,
     Skipped,
     StillPending,
+    Verdict,
     as_written,
     resolve,
     spawn_prefix,
@@ -131,6 +133,31 @@ class Count(NamedTuple):
     status: str
 
 
+# What has more to decide is settled one by one, and of one result the conditions are decided for so long.
+SHARED_S = 2.0
+ALONE_S = 10.0
+# Whoever decides says nothing meanwhile, and PostgreSQL ends a transaction that is idle for five seconds.
+SILENT_S = 1.0
+
+
+class TooSlow(ValueError):
+    """The conditions after several results take too long to be decided in one transaction: settle them one by one."""
+
+
+@dataclass(slots=True)
+class Deciding:
+    """The time that the conditions of one transaction take: of this thread's processor, for a busy machine is no defect."""
+
+    spent_s: float = 0.0
+    _heard_s: float = field(default_factory=time.monotonic)
+
+    async def speak(self, conn: Connection) -> None:
+        """Let the server hear of this transaction now and then."""
+        if time.monotonic() - self._heard_s > SILENT_S:
+            await (await conn.execute(JOURNAL.now)).fetchone()
+            self._heard_s = time.monotonic()
+
+
 @dataclass(slots=True)
 class Promotion:
     """The promotions of one transaction: fed with resolutions, it fills the journal."""
@@ -142,10 +169,14 @@ class Promotion:
     arrived: dict[StepKey, list[int]] = field(default_factory=lambda: defaultdict(list))
     outputs: dict[StepKey, tuple[str, bytes]] = field(default_factory=dict)
     left: int = 0
+    _deciding: Deciding = field(default_factory=Deciding)
+    _several: bool = False
     _asked: set[StepKey] = field(default_factory=set)
     _children: dict[StepKey, Child] = field(default_factory=dict)
     _counts: dict[StepKey, Count] = field(default_factory=dict)
     _faults: dict[StepKey, str] = field(default_factory=dict)
+    _inputs: dict[RunKey, Any] = field(default_factory=dict)
+    _values: dict[StepKey, Any] = field(default_factory=dict)
 
     def know(self, asked: Iterable[StepKey], rows: Iterable[Any]) -> None:
         """Take the rows of `pending` for the steps that were asked for."""
@@ -160,9 +191,10 @@ class Promotion:
         """Resolve the children of the given parents, and on through every step that is skipped on the way.
 
         In a run that fails in this transaction steps are counted down all the same, so that a redrive finds the counts
-        true; they only do not become ready.
+        true; they only do not become ready. Raises TooSlow.
         """
         self.failing.update(failing)
+        self._several = len(resolutions) > 1
         wave = list(resolutions)
         while wave:
             await self._read(conn, wave)
@@ -193,13 +225,7 @@ class Promotion:
         run = child.tenant, child.run_id
         head = self.journal.heads[run]
         count = self._counts.get(child.key) or Count(child.deps_left, child.taken, "pending")
-        run_input, outputs = await self._context(conn, run, child, parents)
-        verdict = resolve(
-            ChildState(child.no, child.name, count.deps_left, count.taken, child.condition),
-            [self._parent(child, parent) for parent in parents],
-            run_input,
-            outputs=outputs,
-        )
+        verdict = await self._verdict(conn, child, count, parents)
         match verdict:
             case StillPending(deps_left, taken):
                 self._counts[child.key] = Count(deps_left, taken, "pending")
@@ -214,17 +240,32 @@ class Promotion:
                 if child.spawned_by is not None:
                     self.arrived[*run, child.spawned_by].append(child.no)
                 return [Resolution(run, child.no, child.name, False, None, tuple(child.children))]
-            case ConditionFailed(expression, message):
+            case ConditionFailed():
                 self._counts[child.key] = Count(0, count.taken, "dead_letter")
-                self._faults[child.key] = self._bury(head, child, expression, message)
+                self._faults[child.key] = self._bury(head, child, verdict)
             case _:
                 assert_never(verdict)
         return []
 
+    async def _verdict(self, conn: Connection, child: Child, count: Count, parents: Sequence[Resolution]) -> Verdict:
+        await self._deciding.speak(conn)
+        if (said := child.condition or next(iter((child.edge_conditions or {}).values()), None)) is not None:
+            if self._deciding.spent_s > SHARED_S and self._several:
+                raise TooSlow("the conditions after these results take too long for one transaction")
+            if self._deciding.spent_s > ALONE_S:
+                message = f"the conditions after one result take more than {ALONE_S:g} s to decide"
+                return ConditionFailed(said, message, late=True)
+        run_input, outputs = await self._context(conn, (child.tenant, child.run_id), child, parents)
+        state = ChildState(child.no, child.name, count.deps_left, count.taken, child.condition)
+        began_s = time.thread_time()
+        verdict = resolve(state, [self._parent(child, parent) for parent in parents], run_input, outputs=outputs)
+        self._deciding.spent_s += time.thread_time() - began_s
+        return verdict
+
     def _parent(self, child: Child, parent: Resolution) -> ParentResolution:
         when = (child.edge_conditions or {}).get(str(parent.no))
         outcome = ParentOutcome.SUCCEEDED if parent.succeeded else ParentOutcome.SKIPPED
-        output = None if when is None else _value(parent.output)  # no other rule looks at it, and it may be large
+        output = None if when is None else self._value(parent)  # no other rule looks at it, and it may be large
         return ParentResolution(parent.no, parent.name, outcome, output, when)
 
     async def _context(
@@ -234,23 +275,33 @@ class Promotion:
         if child.condition is None and not child.edge_conditions:
             return None, {}
         where = {"tenant": run[0], "run": run[1]}
-        row = await (await conn.execute(JOURNAL.run_input, where)).fetchone()
-        outputs: dict[str, Any] = {}
-        if child.condition is not None:
-            statement = JOURNAL.shared_outputs if self.journal.heads[run].origin else JOURNAL.outputs
-            cursor = await conn.execute(statement, literals(STEP_KEY, [(*run, no) for no in child.parents]))
-            outputs = {name: output for *_, name, output in await cursor.fetchall()}
-        outputs.update({p.name: _value(p.output) for p in parents if p.succeeded})
-        if child.condition is not None and child.spawned_by is not None:
+        if run not in self._inputs:
+            row = await (await conn.execute(JOURNAL.run_input, where)).fetchone()
+            self._inputs[run] = row[0] if row else None
+        if child.condition is None:
+            return self._inputs[run], {}
+        statement = JOURNAL.shared_outputs if self.journal.heads[run].origin else JOURNAL.outputs
+        cursor = await conn.execute(statement, literals(STEP_KEY, [(*run, no) for no in child.parents]))
+        outputs = {name: output for *_, name, output in await cursor.fetchall()}
+        outputs.update({p.name: self._value(p) for p in parents if p.succeeded})
+        if child.spawned_by is not None:
             spawner = await (await conn.execute(JOURNAL.spawner, {**where, "no": child.spawned_by})).fetchone()
             outputs = as_written(outputs, spawn_prefix(*spawner) if spawner else "")
-        return (row[0] if row else None), outputs
+        return self._inputs[run], outputs
 
-    def _bury(self, head: Head, child: Child, expression: str, message: str) -> str:
-        text = f"the condition {expression!r} cannot be decided: {message}"
+    def _value(self, parent: Resolution) -> Any:
+        """Return what a parent returned; many may ask."""
+        key = *parent.run, parent.no
+        if parent.output is not None and key not in self._values:
+            self._values[key] = orjson.loads(parent.output)
+        return self._values.get(key)
+
+    def _bury(self, head: Head, child: Child, failed: ConditionFailed) -> str:
+        text = f"the condition {failed.expression!r} cannot be decided: {failed.message}"
         failure = FailureClass.INVALID_INPUT.value
+        facts = {"why": "late"} if failed.late else {}
         self.journal.append(
-            head, StepEvent.DEAD_LETTER, child.no, {"message": text}, reason="condition_error", failure=failure
+            head, StepEvent.DEAD_LETTER, child.no, {"message": text}, reason="condition_error", failure=failure, **facts
         )
         head.steps_left -= 1
         self.journal.dead.add(
@@ -317,7 +368,3 @@ class Promotion:
 
 def _in_order(item: tuple[StepKey, Any]) -> tuple[UUID, int]:
     return item[0][1:]
-
-
-def _value(output: bytes | None) -> Any:
-    return None if output is None else orjson.loads(output)

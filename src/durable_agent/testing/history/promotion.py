@@ -79,6 +79,8 @@ class Promotions:
             return
         if kind is StepEvent.SKIPPED and event.data.get("why") == "recorded":
             return  # in a fork: it was skipped in the run it descends from
+        if kind is StepEvent.DEAD_LETTER and event.data.get("why") == "late":
+            return  # there was no time to decide it; with time, it may be decided
         verdict = self._verdict(no, parents)
         said = _said(verdict)
         why = verdict.why if isinstance(verdict, Skipped) and event.at != self._created_at else None
