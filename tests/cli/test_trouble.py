@@ -19,6 +19,12 @@ from durable_agent.errors import InvalidRequest
 from tests.cli.system import COMMAND, System, command, environment, started
 from tests.support.postgres import Database
 
+# A command line that is itself in the background hands on that Ctrl-C is not heard.
+PRESSED = """import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.raise_signal(signal.SIGINT)
+"""
+
 
 @pytest.fixture(scope="module")
 def system(ground: Database) -> Iterator[System]:
@@ -126,7 +132,7 @@ def test_files_that_are_others_already_are_said(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_a_command_is_loaded_ends_it_in_silence(tmp_path: Path) -> None:
-    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    (tmp_path / "typer.py").write_text(PRESSED)
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [*COMMAND, "--help"], env=environment(PYTHONPATH=path), capture_output=True, text=True, check=False

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from durable_agent.core.outcomes import Suspended, Verdict
-from durable_agent.core.records import DEFAULT_TENANT, RunSpec, WaitKind
+from durable_agent.core.records import DEFAULT_TENANT, FailureClass, RunSpec, WaitKind
 from durable_agent.db import reads
 from durable_agent.engine import agents, control
 from durable_agent.engine.caps import AGENTS, release_all
@@ -138,6 +138,21 @@ async def test_a_live_fork_of_an_agents_run_waits_for_its_turn_as_any_other(engi
     assert states(database) == ["ready", "capped"]
     await put(engine, agent, concurrency=2)
     assert states(database) == ["ready", "ready"]
+
+
+async def test_redriven_runs_wait_for_their_turn_as_those_that_are_started(engine: Engine, database: Database) -> None:
+    agent, hand = await agent_of(engine), engine.hand(tools=("noop",))
+    for _ in range(3):
+        run = await engine.submit(run_of(*(step(name, capped=True) for name in "ab"), agent=agent, lane="researcher"))
+        first, second = await hand.claim()
+        assert first.lease.run_id == second.lease.run_id == run
+        await hand.fail(first, FailureClass.INVALID_INPUT)
+    await engine.submit(spec(agent))
+    assert len(await control.redrive(engine.pools, DEFAULT_TENANT, actor="me")) == 3
+    assert states(database) == ["capped"] * 6 + ["ready"]
+    (claim,) = await hand.claim()
+    await hand.succeed(claim)
+    assert states(database) == ["ready"] * 2 + ["capped"] * 4
 
 
 async def test_workers_are_woken_by_an_end_only_when_another_run_begins(engine: Engine) -> None:

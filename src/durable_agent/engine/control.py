@@ -196,7 +196,10 @@ async def _redrive_run(
             journal.append(head, StepEvent.REDRIVEN, no)
             if ready:
                 journal.append(head, StepEvent.READY, no)
-        await _queue_again(held)
+        capped = head.agent is not None and not undoing
+        await _queue_again(held, "capped" if capped else "ready")
+        if head.agent is not None and capped:
+            held.later.extend(releases([(tenant, head.agent)], lifted=True))
         for statement in (BUDGETS.mark_resumed, BUDGETS.restart_clock, BUDGETS.rearm_clock):
             held.later.append((statement, held.where))
         row = await (await conn.execute(REDRIVE.steps_left, held.where)).fetchone()
@@ -204,15 +207,15 @@ async def _redrive_run(
     return [(RunId(run_id), name) for _no, name in dead]
 
 
-async def _queue_again(held: Held) -> None:
-    """Queue the steps that became ready; who had added steps and waited for them waits on, for they go on, too.
+async def _queue_again(held: Held, state: str) -> None:
+    """Queue the steps that became ready, in this state; who had added steps and waited for them waits on, for they go on, too.
 
     The last of those may have ended in the very transaction that failed the run, and a run that was waited for before anybody
     cancelled it: then nothing is left to wait for.
     """
     journal, head, conn = held.journal, held.head, held.conn
     waits = await (await conn.execute(REDRIVE.wait_on, held.where)).fetchall()
-    await conn.execute(REDRIVE.enqueue, {**held.where, "waiting": [no for _wait, no, *_ in waits]})
+    await conn.execute(REDRIVE.enqueue, {**held.where, "waiting": [no for _wait, no, *_ in waits], "state": state})
     for wait, no, kind, name, sha, request, left, child, claim_no in sorted(waits, key=lambda row: row[1]):
         journal.append(
             head, StepEvent.WAITING, no, {"request": request}, kind=kind, name=name, wait=str(wait),

@@ -57,7 +57,7 @@ cross join lateral (
   ), 0) end as free limit 1
 ) f
 cross join lateral (
-  select k.ctid as at
+  select k.run_id
   from queue k
   cross join lateral (
     select from runs r
@@ -65,10 +65,15 @@ cross join lateral (
     for no key update skip locked
   ) r
   where k.tenant = d.tenant and k.state = 'capped'
+    and k.no = (select e.no from queue e where e.tenant = k.tenant and e.run_id = k.run_id and e.state = 'capped'
+                order by e.no limit 1)
   order by k.run_id limit f.free
-  for no key update of k skip locked
 ) c
-where (g.cap is not null or %(lifted)s) and q.ctid = c.at
+cross join lateral (
+  select k.ctid as at from queue k where k.tenant = d.tenant and k.run_id = c.run_id and k.state = 'capped'
+  for no key update skip locked
+) w
+where (g.cap is not null or %(lifted)s) and q.ctid = w.at
 returning q.run_id;
 
 -- name: capped

@@ -69,7 +69,7 @@ where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'queued'
 returning w.id, w.step_no, w.kind, w.name, w.request_sha256, w.request, w.steps_left, w.child_run, s.claim_no;
 
 -- name: enqueue
--- Puts the run's ready steps into the queue, which from then on keeps what is in doubt; some of them wait there.
+-- Puts the run's ready steps into the queue, in the given state, which from then on keeps what is in doubt; some of them wait there.
 -- Index: steps_pk, queue_pk. Locks: the step rows, the new rows.
 with told as (
   update steps s set in_doubt = null
@@ -77,7 +77,7 @@ with told as (
 )
 insert into queue (tenant, run_id, no, route, ord, state, claim_no, failures, crashes, max_crashes, deadline_s, effect,
                    queued_at)
-select s.tenant, s.run_id, s.no, s.route, s.ord, case when s.no = any(%(waiting)s::int[]) then 'waiting' else 'ready' end,
+select s.tenant, s.run_id, s.no, s.route, s.ord, case when s.no = any(%(waiting)s::int[]) then 'waiting' else %(state)s::text end,
        s.claim_no, s.failures, s.crashes, s.max_crashes, s.deadline_s, s.in_doubt, %(now)s
 from steps s where s.tenant = %(tenant)s and s.run_id = %(run)s and s.status = 'queued'
 order by s.no;
