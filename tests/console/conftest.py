@@ -84,7 +84,8 @@ class Window:
     async def faults(self, rules: Sequence[str] = (), groups: Sequence[str] = GROUPS) -> list[str]:
         """Return what axe finds wrong with what is shown, by some of its rules or by groups of them."""
         only = {"type": "rule", "values": list(rules)} if rules else {"type": "tag", "values": list(groups)}
-        await self.page.evaluate(AXE.read_text())
+        if not await self.page.evaluate("'axe' in window"):
+            await self.page.evaluate(AXE.read_text())
         found = await self.page.evaluate(
             "async (only) => (await axe.run(document, {runOnly: only}))"
             ".violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target.join(' ')).slice(0, 3).join(', ')} ${v.nodes[0].failureSummary}`)",
