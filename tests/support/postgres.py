@@ -7,15 +7,18 @@ tests that need it, those of the embedded server and of crashes, start servers o
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import os
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from durable_agent.embedded import ROLE, EmbeddedPostgres
 from durable_agent.migrate import upgrade
@@ -27,8 +30,6 @@ FAST = {
     "max_connections": "300",
     "autovacuum_naptime": "60s",
 }
-# The suite makes some ten thousand connections; at PostgreSQL's 4,096 rounds each costs as much as a test's statements do.
-FAST_18 = {**FAST, "scram_iterations": "1"}
 TEMPLATE = "template_durable_agent"
 ROOM_BYTES = 4 * 2**30
 
@@ -66,13 +67,26 @@ def place() -> str:
     return str(memory) if roomy else "/var/tmp"
 
 
+def kept(password: str) -> str:
+    """Return what a server may keep of a password (RFC 5802), made in one round.
+
+    The suite makes some ten thousand connections; at PostgreSQL's 4,096 rounds each costs as much as a test's statements do.
+    """
+    salt = os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    parts = [b64encode(part).decode() for part in (salt, stored, hmac.digest(salted, b"Server Key", "sha256"))]
+    return "SCRAM-SHA-256$1:{}${}:{}".format(*parts)
+
+
 @contextlib.contextmanager
 def server(directory: Path) -> Iterator[str]:
     """Yield the superuser's URL of a running server whose template database is migrated."""
-    chosen = bin_dir()
-    with EmbeddedPostgres(directory, settings=FAST_18 if chosen is None else FAST, bin_dir=chosen) as running:
+    with EmbeddedPostgres(directory, settings=FAST, bin_dir=bin_dir()) as running:
         admin = running.urls.admin_url
         with psycopg.connect(admin, autocommit=True) as conn:
+            for role, url in ((ROLE, running.urls.url), ("postgres", admin)):
+                conn.execute(f"alter role {role} password '{kept(str(conninfo_to_dict(url)['password']))}'")  # type: ignore[arg-type]
             conn.execute(f"create database {TEMPLATE} owner {ROLE}")  # type: ignore[arg-type]
         upgrade(make_conninfo(running.urls.url, dbname=TEMPLATE))
         yield admin
