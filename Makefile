@@ -75,7 +75,7 @@ console-test: console
 test: env console-test browser ## the suite: on the embedded PostgreSQL and on Debian's 15 where it is installed
 	TEST_POSTGRES=embedded $(BIN)/pytest -n 3 $(ARGS)
 	@if [ ! -x $(PG15)/initdb ]; then echo "PostgreSQL 15 is not installed: its share of the suite is left out"; \
-	else echo "TEST_POSTGRES=15 pytest"; TEST_POSTGRES=15 $(BIN)/pytest -n 3 $(ARGS); fi
+	else echo "TEST_POSTGRES=15 pytest"; TEST_POSTGRES=15 $(BIN)/pytest -n 4 $(ARGS); fi
 
 lint: env ## style
 	$(BIN)/ruff check .
