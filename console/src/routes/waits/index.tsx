@@ -6,6 +6,7 @@ import { waitsQuery } from "@/api/queries";
 import type { Page, Wait } from "@/api/types";
 import { Button } from "@/components/button";
 import { Empty, Failure, Heading, Skeleton } from "@/components/panel";
+import { showMore } from "@/lib/pages";
 import { AnsweredCard } from "@/routes/waits/answered";
 import { OpenCard, SettledCard, type Settled } from "@/routes/waits/card";
 
@@ -93,7 +94,7 @@ function AnsweredWaits() {
   return (
     <>
       <ul className="divide-y rounded-lg border bg-panel">{waits.map((wait) => <li key={wait.id}><AnsweredCard wait={wait} /></li>)}</ul>
-      {list.hasNextPage && <div className="mt-4 text-center"><Button busy={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>Show more</Button></div>}
+      {list.hasNextPage && <div className="mt-4 text-center"><Button busy={list.isFetchingNextPage} onClick={() => void showMore(list)}>Show more</Button></div>}
     </>
   );
 }
