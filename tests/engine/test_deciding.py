@@ -12,6 +12,7 @@ from durable_agent.core.records import DEFAULT_TENANT, WaitKind
 from durable_agent.core.waits import Decision, approval_digest
 from durable_agent.engine import control
 from durable_agent.engine.answer import answer, cancel_orphans, settle_due
+from durable_agent.engine.spared import Spared
 from durable_agent.errors import Conflict
 from tests.support.postgres import Database
 from tests.support.runs import Engine, call_of, run_of, step
@@ -85,10 +86,12 @@ async def test_a_timer_is_over_at_its_time_and_once(engine: Engine, database: Da
     assert (await engine.statuses(run))["a"] == "waiting"
     database.move_clock(61)
     async with engine.held(run) as other:
-        looking = [asyncio.create_task(settle_due(engine.pools)) for _ in range(2)]
+        spared = Spared()
+        looking = [asyncio.create_task(settle_due(engine.pools, spared)) for _ in range(2)]
         await engine.blocked(2)
         other.rollback()
     assert sorted(await asyncio.gather(*looking)) == [0, 1]
+    assert spared.ids == set(), "who came second saw that it was over; the database had not to refuse anything"
     assert (await engine.events(run)).count(("step.answered", "a")) == 1
     hand.beat()
     assert [claim.name for claim in await hand.claim()] == ["a"]
