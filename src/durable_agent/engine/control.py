@@ -196,10 +196,10 @@ async def _redrive_run(
             journal.append(head, StepEvent.REDRIVEN, no)
             if ready:
                 journal.append(head, StepEvent.READY, no)
-        capped = head.agent is not None and not undoing
-        await _queue_again(held, "capped" if capped else "ready")
-        if head.agent is not None and capped:
-            held.later.extend(releases([(tenant, head.agent)], lifted=True))
+        agent = None if undoing else head.agent
+        await _queue_again(held, "ready" if agent is None else "capped")
+        if agent is not None:
+            held.later.extend(releases([(tenant, agent)], lifted=True))
         for statement in (BUDGETS.mark_resumed, BUDGETS.restart_clock, BUDGETS.rearm_clock):
             held.later.append((statement, held.where))
         row = await (await conn.execute(REDRIVE.steps_left, held.where)).fetchone()

@@ -248,15 +248,17 @@ class Promotion:
         return []
 
     async def _verdict(self, conn: Connection, child: Child, count: Count, parents: Sequence[Resolution]) -> Verdict:
-        await self._deciding.speak(conn)
-        if (said := child.condition or next(iter((child.edge_conditions or {}).values()), None)) is not None:
-            if self._deciding.spent_s > SHARED_S and self._several:
-                raise TooSlow("the conditions after these results take too long for one transaction")
-            if self._deciding.spent_s > ALONE_S:
-                message = f"the conditions after one result take more than {ALONE_S:g} s to decide"
-                return ConditionFailed(said, message, late=True)
-        run_input, outputs = await self._context(conn, (child.tenant, child.run_id), child, parents)
         state = ChildState(child.no, child.name, count.deps_left, count.taken, child.condition)
+        said = child.condition or next(iter((child.edge_conditions or {}).values()), None)
+        if said is None:
+            return resolve(state, [self._parent(child, parent) for parent in parents], None, outputs={})
+        await self._deciding.speak(conn)
+        if self._deciding.spent_s > SHARED_S and self._several:
+            raise TooSlow("the conditions after these results take too long for one transaction")
+        if self._deciding.spent_s > ALONE_S:
+            message = f"the conditions after one result take more than {ALONE_S:g} s to decide"
+            return ConditionFailed(said, message, late=True)
+        run_input, outputs = await self._context(conn, (child.tenant, child.run_id), child, parents)
         began_s = time.thread_time()
         verdict = resolve(state, [self._parent(child, parent) for parent in parents], run_input, outputs=outputs)
         self._deciding.spent_s += time.thread_time() - began_s
@@ -271,9 +273,7 @@ class Promotion:
     async def _context(
         self, conn: Connection, run: RunKey, child: Child, parents: Sequence[Resolution]
     ) -> tuple[Any, dict[str, Any]]:
-        """Return the run's input and the parents' outputs, read only for a child that has conditions."""
-        if child.condition is None and not child.edge_conditions:
-            return None, {}
+        """Return what the child's conditions may look at: the run's input and, for one of its own, the parents' outputs."""
         where = {"tenant": run[0], "run": run[1]}
         if run not in self._inputs:
             row = await (await conn.execute(JOURNAL.run_input, where)).fetchone()
